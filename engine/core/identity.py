@@ -1,0 +1,76 @@
+"""Who asks, and with whose leave: Identity, Consent, Job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """How far a run goes: `standard` ends at SG4, once a site; `enhanced` asks RCPT and needs consent."""
+
+    STANDARD = "standard"
+    ENHANCED = "enhanced"
+
+
+class Status(StrEnum):
+    """What an identity may do."""
+
+    ENABLED = "enabled"
+    DRAINING = "draining"
+    DISABLED = "disabled"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The one honest name under which a node asks.
+
+    `mail_from` is an existing address of its own, never empty. `public_v4`/`public_v6` are what the world sees
+    (checked, shown, audited); `bind_v4`/`bind_v6` the local source addresses, empty for the system's choice.
+    """
+
+    name: str
+    helo_name: str
+    mail_from: str
+    public_v4: str = ""
+    public_v6: str = ""
+    bind_v4: str = ""
+    bind_v6: str = ""
+    identity_domain: str = ""
+    pool_tags: frozenset[str] = field(default_factory=frozenset)
+    status: Status = Status.ENABLED
+
+    @property
+    def key(self) -> str:
+        """What locks, budgets and lanes are kept under: the public address."""
+        return self.public_v4 or self.public_v6
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """The record that allows asking about mailboxes. Times are aware UTC datetimes."""
+
+    reference: str
+    granted_by: str
+    granted_at: datetime
+    purpose: str = ""
+    expires: datetime | None = None
+
+    def expired(self, now: datetime) -> bool:
+        """Whether it no longer allows anything; an expired consent is none."""
+        return self.expires is not None and now >= self.expires
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One list to verify. `input_sha256`, `column`, `mode` and `mail_settings` must be the same on a resume."""
+
+    id: str
+    mode: Mode
+    input_name: str
+    input_sha256: str
+    column: str
+    consent: Consent | None = None
+    mail_settings: dict[str, str] = field(default_factory=dict)
