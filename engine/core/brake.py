@@ -1,0 +1,125 @@
+"""The sanity brake: refusals that rest on nothing must not pile up unquestioned (design: hard rule 5).
+
+1. It counts *unbacked* refusals only (`rcpt_rejected`): no provider row, no word about the recipient.
+2. An acceptance starts the count of its lane anew; a backed refusal neither counts nor clears.
+3. Tripped, it wants one positive control; only that control's reply releases it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import StrEnum
+
+IN_A_ROW = 20  # unbacked refusals in a row over at least MANY_DOMAINS domains
+MANY_DOMAINS = 3
+ONE_DOMAIN = 30  # or this many in a row, all of them at one domain
+SITES = 25  # the identity looks at the last answers of this many sites
+SUSPECT_SITES = 20  # and trips when this many of them are unbacked refusals
+UNCLEAR_TWICE = 2  # a positive control without a clear answer is asked again once
+AGAIN_S = 15 * 60.0  # after this long
+
+
+class Doubt(StrEnum):
+    """How a brake stands: untripped, waiting for its positive control, or sure that the refusals prove nothing."""
+
+    NONE = "none"
+    ASKING = "asking"
+    SUSPECT = "suspect"
+
+
+class Brake:
+    """The brake of one lane."""
+
+    __slots__ = ("_recent", "_unclear", "again_s", "ask_at", "doubt", "everywhere", "words")
+
+    def __init__(self, again_s: float = AGAIN_S) -> None:
+        self._recent: deque[str] = deque(maxlen=ONE_DOMAIN)  # domains of the unbacked refusals since an acceptance
+        self._unclear = 0
+        self.again_s = again_s
+        self.ask_at = 0.0
+        self.doubt = Doubt.NONE
+        self.everywhere = False  # the identity's brake tripped, at this lane's last refusal
+        self.words = ""  # of the last unbacked refusal: the positive control is compared with them
+
+    def accepted(self) -> None:
+        """Somebody was accepted: the refusals so far stand."""
+        self.release()
+
+    def refused(self, domain: str, words: str, now: float) -> bool:
+        """An unbacked refusal; True when it trips the brake."""
+        self._recent.append(domain)
+        self.words = words
+        if self.doubt is not Doubt.NONE or not self._tripped():
+            return False
+        self.trip(now)
+        return True
+
+    def trip(self, now: float, *, everywhere: bool = False) -> None:
+        """Ask for a positive control from `now` on; `everywhere` when the doubt is about the identity."""
+        self.doubt = Doubt.ASKING
+        self.everywhere = everywhere
+        self.ask_at = now
+
+    def answered(self, *, accepted: bool, refused_alike: bool, now: float) -> Doubt:
+        """The positive control came back; says how the brake stands after it."""
+        if accepted:
+            self.accepted()
+        elif refused_alike:
+            self.doubt = Doubt.SUSPECT
+        else:
+            self._unclear += 1
+            self.doubt = Doubt.SUSPECT if self._unclear >= UNCLEAR_TWICE else Doubt.ASKING
+            self.ask_at = now + self.again_s
+        return self.doubt
+
+    def release(self) -> None:
+        """Count anew: the doubt is answered or has been acted on."""
+        self._recent.clear()
+        self._unclear = 0
+        self.doubt = Doubt.NONE
+        self.everywhere = False
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The domains that the doubt concerns."""
+        return frozenset(self._recent)
+
+    @property
+    def most_refused(self) -> str:
+        """The domain with most of the refusals: its postmaster is the positive control where nobody was accepted."""
+        recent = list(self._recent)
+        return max(recent, key=recent.count) if recent else ""
+
+    def _tripped(self) -> bool:
+        recent = list(self._recent)
+        last = recent[-IN_A_ROW:]
+        if len(last) == IN_A_ROW and len(set(last)) >= MANY_DOMAINS:
+            return True
+        return len(recent) == ONE_DOMAIN and len(set(recent)) == 1
+
+    def __repr__(self) -> str:
+        return f"<Brake {self.doubt} after {len(self._recent)} unbacked>"
+
+
+class IdentityBrake:
+    """The brake above all lanes of one identity: one answer a site, the last 25 sites that answered."""
+
+    __slots__ = ("_sites",)
+
+    def __init__(self) -> None:
+        self._sites: deque[tuple[str, bool]] = deque(maxlen=SITES)
+
+    def answered(self, site: str, *, unbacked: bool) -> bool:
+        """A site's last answer; True when this one trips the brake. It then counts anew."""
+        for known in self._sites:
+            if known[0] == site:
+                self._sites.remove(known)
+                break
+        self._sites.append((site, unbacked))
+        if sum(refused for _, refused in self._sites) < SUSPECT_SITES:
+            return False
+        self._sites.clear()
+        return True
+
+    def __repr__(self) -> str:
+        return f"<IdentityBrake {sum(refused for _, refused in self._sites)} of {len(self._sites)} sites unbacked>"

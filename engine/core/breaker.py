@@ -1,0 +1,87 @@
+"""A circuit breaker: closed, open, half-open.
+
+1. What opens it is told by the caller; how long it stays open is decided here.
+2. Half-open lets one session through; its verdict closes the breaker or opens it for longer.
+3. `closed_to_us_since` keeps running through half-open attempts that fail: giving up counts one piece.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+FACTOR = 2.0  # each failed half-open attempt doubles the open time
+
+
+class BreakerState(StrEnum):
+    """Closed lets sessions through, open none, half-open one."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Breaker:
+    """Stops a lane, a domain or an identity that is refused, and tries again later.
+
+    `open_s` is the first open time and `max_open_s` the longest, in seconds.
+    """
+
+    __slots__ = ("_next_s", "cause", "closed_to_us_since", "max_open_s", "open_s", "state", "until")
+
+    def __init__(self, open_s: float, max_open_s: float) -> None:
+        self.open_s = open_s
+        self.max_open_s = max_open_s
+        self.state = BreakerState.CLOSED
+        self.until = 0.0
+        self.cause = ""
+        self.closed_to_us_since: float | None = None
+        self._next_s = open_s
+
+    def allows(self, now: float) -> bool:
+        """Whether a session may start now; the first one after the open time makes it half-open."""
+        return self.state is BreakerState.CLOSED or (self.state is BreakerState.OPEN and now >= self.until)
+
+    def attempt(self, now: float) -> None:
+        """A session starts; when the open time is over it is the half-open one."""
+        if self.state is BreakerState.OPEN and now >= self.until:
+            self.state = BreakerState.HALF_OPEN
+
+    def open(self, now: float, cause: str, jitter: float = 0.0) -> bool:
+        """Refused: open, or stay open for longer after a failed half-open attempt; True when this opened it.
+
+        `jitter` is a share of the open time, 0 to 1, drawn by the caller.
+        """
+        if self.state is BreakerState.OPEN:
+            return False
+        if self.closed_to_us_since is None:
+            self.closed_to_us_since = now
+        self.state = BreakerState.OPEN
+        self.cause = cause
+        self.until = now + self._next_s * (1 + jitter)
+        self._next_s = min(self._next_s * FACTOR, self.max_open_s)
+        return True
+
+    def close(self) -> bool:
+        """The half-open session was answered: closed again; True when it was not closed before."""
+        if self.state is BreakerState.CLOSED:
+            return False
+        self.state = BreakerState.CLOSED
+        self.cause = ""
+        self.closed_to_us_since = None
+        self._next_s = self.open_s
+        return True
+
+    def release(self, now: float) -> None:
+        """The half-open session asked nothing: leave its place to the next."""
+        if self.state is BreakerState.HALF_OPEN:
+            self.state = BreakerState.OPEN
+            self.until = now
+
+    def gives_up(self, now: float, give_up_s: float) -> bool:
+        """Whether it has been closed to us for `give_up_s` in one piece."""
+        return self.closed_to_us_since is not None and now - self.closed_to_us_since >= give_up_s
+
+    def __repr__(self) -> str:
+        if self.state is BreakerState.CLOSED:
+            return "<Breaker closed>"
+        return f"<Breaker {self.state} until {self.until:g} after {self.cause}>"

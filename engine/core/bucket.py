@@ -1,0 +1,107 @@
+"""Limits as arithmetic on time: a token bucket and a count in a sliding window.
+
+1. A rate `N/P` with burst `B` allows at most `ceil(B - 1 + N*T/P)` starts in every half-open window of length `T`.
+2. A refused request spends nothing; `ready_at` and `take` share one expression, so that waiting until the
+   named moment always suffices and no rounding lets a start slip through early.
+3. Time is monotonic seconds of the caller; a wall clock that jumps is none of our business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class TokenBucket:
+    """A rate with a small burst, kept as one time stamp (the generic cell rate algorithm).
+
+    `rate_per_s` is starts a second, `burst` how many may fall together after a pause.
+    """
+
+    __slots__ = ("_burst_s", "_due", "_interval_s")
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        if rate_per_s <= 0 or burst < 1:
+            raise ValueError(f"a bucket needs a rate above 0 and a burst of at least 1, not {rate_per_s}/s and {burst}")
+        self._interval_s = 1 / rate_per_s
+        self._burst_s = burst * self._interval_s
+        self._due = float("-inf")  # when the bucket is full again
+
+    def ready_at(self, now: float, tokens: int = 1) -> float:
+        """The moment from which `tokens` (at most the burst) may be taken together; `now` when at once."""
+        return max(now, self._earliest(tokens))
+
+    def take(self, now: float, tokens: int = 1) -> bool:
+        """Take `tokens` together, or spend nothing and say False. `now` may lie ahead: a reservation."""
+        if now < self._earliest(tokens):
+            return False
+        self._due = max(self._due, now) + tokens * self._interval_s
+        return True
+
+    def _earliest(self, tokens: int) -> float:
+        return self._due + tokens * self._interval_s - self._burst_s
+
+    def __repr__(self) -> str:
+        return f"<TokenBucket {1 / self._interval_s:g}/s burst {round(self._burst_s / self._interval_s)}>"
+
+
+class Spending:
+    """One entry of a sliding count: how many of its tokens are still spent."""
+
+    __slots__ = ("at", "tokens")
+
+    def __init__(self, at: float, tokens: int) -> None:
+        self.at = at
+        self.tokens = tokens
+
+    def give_back(self, tokens: int) -> None:
+        """Return tokens whose question was not refused after all."""
+        if not 0 <= tokens <= self.tokens:
+            raise ValueError(f"can't give back {tokens} of {self.tokens} tokens")
+        self.tokens -= tokens
+
+
+class SlidingCount:
+    """At most `limit` tokens in every window of `window_s` seconds; a count, not a spacing."""
+
+    __slots__ = ("_entries", "limit", "window_s")
+
+    def __init__(self, limit: int, window_s: float) -> None:
+        self.limit = limit
+        self.window_s = window_s
+        self._entries: deque[Spending] = deque()
+
+    def spent(self, now: float) -> int:
+        """How many tokens count at `now`."""
+        entries = self._entries
+        while entries and (entries[0].at <= now - self.window_s or not entries[0].tokens):
+            entries.popleft()
+        return sum(entry.tokens for entry in entries)
+
+    def room(self, now: float) -> int:
+        """How many more may be spent at `now`; never below 0."""
+        return max(0, self.limit - self.spent(now))
+
+    def room_at(self, now: float) -> float:
+        """When the next token comes free; `now` when one is free already."""
+        excess = self.spent(now) - self.limit
+        if excess < 0:
+            return now
+        for entry in self._entries:
+            excess -= entry.tokens
+            if excess < 0:
+                return entry.at + self.window_s
+        return now + self.window_s
+
+    def spend(self, now: float, tokens: int) -> Spending:
+        """Spend `tokens` all together; the caller has seen that there is room."""
+        entry = Spending(now, tokens)
+        entries = self._entries
+        if entries and entries[-1].at > now:  # restored or reserved entries may lie ahead: keep the order
+            position = next(i for i, other in enumerate(entries) if other.at > now)
+            entries.insert(position, entry)
+        else:
+            entries.append(entry)
+        return entry
+
+    def __repr__(self) -> str:
+        return f"<SlidingCount {sum(e.tokens for e in self._entries)} of {self.limit} in {self.window_s:g} s>"

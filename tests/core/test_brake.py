@@ -1,0 +1,79 @@
+"""Laws of the sanity brake: refusals that rest on nothing are questioned before they count."""
+
+from __future__ import annotations
+
+from engine.core.brake import Brake, Doubt, IdentityBrake
+
+
+def refuse(brake: Brake, domains: list[str]) -> bool:
+    return any([brake.refused(domain, "550 rejected", 0.0) for domain in domains])
+
+
+def test_twenty_unbacked_refusals_in_a_row_over_three_domains_trip_it():
+    """19 do not, the 20th does, and a row over two domains only does not."""
+    brake = Brake()
+    assert not refuse(brake, [f"d{i % 3}" for i in range(19)])
+    assert refuse(brake, ["d1"])
+    assert not refuse(Brake(), [f"d{i % 2}" for i in range(29)])
+
+
+def test_thirty_in_a_row_at_one_domain_trip_it():
+    """One domain that refuses everybody without a word about recipients is questioned too."""
+    brake = Brake()
+    assert not refuse(brake, ["only"] * 29)
+    assert refuse(brake, ["only"])
+
+
+def test_an_acceptance_starts_the_count_anew():
+    """A site that accepts somebody is not blocking us."""
+    brake = Brake()
+    refuse(brake, [f"d{i % 3}" for i in range(19)])
+    brake.accepted()
+    assert not refuse(brake, [f"d{i % 3}" for i in range(19)])
+
+
+def test_an_accepted_positive_control_lets_the_refusals_stand():
+    """The doubt ends, and the count starts anew."""
+    brake = Brake()
+    refuse(brake, [f"d{i % 3}" for i in range(20)])
+    assert brake.doubt is Doubt.ASKING
+    assert brake.answered(accepted=True, refused_alike=False, now=1.0) is Doubt.NONE
+    assert not brake.domains
+
+
+def test_a_positive_control_refused_in_the_same_words_makes_them_suspect():
+    """Then the refusals prove nothing, and the brake names the domains concerned."""
+    brake = Brake()
+    refuse(brake, [f"d{i % 3}" for i in range(20)])
+    assert brake.answered(accepted=False, refused_alike=True, now=1.0) is Doubt.SUSPECT
+    assert brake.domains == {"d0", "d1", "d2"}
+
+
+def test_no_clear_answer_twice_is_suspect_and_the_second_waits():
+    """An unclear positive control is asked once more, 15 minutes later."""
+    brake = Brake()
+    refuse(brake, ["d0", "d1", "d2"] * 7)
+    assert brake.answered(accepted=False, refused_alike=False, now=10.0) is Doubt.ASKING
+    assert brake.ask_at == 10.0 + 15 * 60
+    assert brake.answered(accepted=False, refused_alike=False, now=1000.0) is Doubt.SUSPECT
+
+
+def test_the_domain_most_refused_gives_the_postmaster():
+    """Where nobody was accepted, the positive control asks the domain that refused most."""
+    brake = Brake()
+    refuse(brake, ["a", "b", "b", "c"])
+    assert brake.most_refused == "b"
+
+
+def test_twenty_of_the_last_25_sites_trip_the_identity():
+    """Each site counts once, with its last answer."""
+    brake = IdentityBrake()
+    assert not any([brake.answered("one-site", unbacked=True) for _ in range(50)])
+    assert not any([brake.answered(f"s{i}", unbacked=True) for i in range(18)])
+    assert brake.answered("s18", unbacked=True)
+
+
+def test_an_identity_that_is_accepted_at_a_quarter_of_its_sites_is_never_doubted():
+    """Lists with many dead addresses are normal."""
+    brake = IdentityBrake()
+    assert not any([brake.answered(f"s{i}", unbacked=i % 4 != 0) for i in range(400)])

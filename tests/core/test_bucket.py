@@ -1,0 +1,86 @@
+"""Laws of limits: no window ever holds more starts than its rate allows, and nothing refused spends anything."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.core.bucket import SlidingCount, TokenBucket
+
+STEPS = st.lists(st.integers(0, 40).map(lambda tenths: tenths / 10), min_size=1, max_size=120)
+
+
+@given(STEPS, st.integers(1, 50), st.integers(1, 600), st.integers(1, 6), st.integers(1, 300))
+@settings(max_examples=150, deadline=None)
+def test_no_half_open_window_holds_more_starts_than_the_rate_allows(steps, number, period_s, burst, window_s):
+    """At most ceil(B - 1 + N*T/P) starts in every half-open window of length T."""
+    bucket, now, starts = TokenBucket(number / period_s, burst), 0.0, []
+    for step in steps:
+        now += step
+        if bucket.take(now):
+            starts.append(now)
+    allowed = math.ceil(burst - 1 + number * window_s / period_s + 1e-9)
+    for first in starts:
+        assert sum(first <= at < first + window_s for at in starts) <= allowed
+
+
+@given(STEPS, st.integers(1, 6), st.integers(1, 6))
+@settings(max_examples=150, deadline=None)
+def test_waiting_until_the_named_moment_always_suffices(steps, burst, tokens):
+    """`take` at `ready_at` succeeds, and a moment earlier it spends nothing."""
+    bucket, now, tokens = TokenBucket(0.7, burst), 0.0, min(tokens, burst)
+    for step in steps:
+        now += step
+        due = bucket.ready_at(now, tokens)
+        if due > now:
+            assert not bucket.take(now, tokens)
+        assert bucket.ready_at(now, tokens) == due
+        now = due
+        assert bucket.take(now, tokens)
+
+
+def test_a_saturated_bucket_reaches_its_rate():
+    """While work waits, the mean rate is the policy's, not less."""
+    bucket, now, starts = TokenBucket(20 / 60, 2), 0.0, 0
+    while (now := bucket.ready_at(now)) < 3600:
+        assert bucket.take(now)
+        starts += 1
+    assert 1200 <= starts <= 1202
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 3), st.booleans()), max_size=80), st.integers(1, 10))
+@settings(max_examples=150, deadline=None)
+def test_a_sliding_count_never_passes_its_limit_in_any_window(plan, limit):
+    """Every window of 60 s holds at most `limit` tokens that were not given back."""
+    count, now, kept = SlidingCount(limit, 60.0), 0.0, []
+    for step, tokens, give_back in plan:
+        now += step
+        if count.room(now) >= tokens:
+            entry = count.spend(now, tokens)
+            if give_back:
+                entry.give_back(tokens)
+            else:
+                kept.append((now, tokens))
+    for first, _ in kept:
+        assert sum(tokens for at, tokens in kept if first <= at < first + 60.0) <= limit
+
+
+def test_room_comes_back_when_the_oldest_spending_leaves_the_window():
+    """`room_at` names the moment exactly: at it there is room, before it there is none."""
+    count = SlidingCount(2, 60.0)
+    count.spend(0.0, 1)
+    count.spend(10.0, 1)
+    assert count.room_at(20.0) == 60.0
+    assert count.room(59.9) == 0
+    assert count.room(60.0) == 1
+
+
+def test_spending_restored_from_the_past_counts_like_any_other():
+    """What an earlier run spent binds this one, in whatever order it is read back."""
+    count = SlidingCount(3, 60.0)
+    count.spend(0.0, 1)
+    count.spend(-30.0, 2)
+    assert count.room(0.0) == 0
+    assert count.room_at(0.0) == 30.0
