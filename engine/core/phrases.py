@@ -1,0 +1,93 @@
+"""Many word phrases looked for at once, in one pass over a reply's words.
+
+1. A phrase is words in a row. `a|b` is either word, `..` stands for up to four words that may lie between, and
+   `a ~ b` is both words in either order with such a gap. Matching is linear in the text: nothing backtracks.
+2. Words are folded first, in text and phrase alike: inflections, spellings and translations become one word
+   (`mailboxes`, `Postfach` -> `mailbox`), words without weight (`the`, `is`) are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+
+_GAP = 4  # foreign words between the two sides of `..`: "user bob at example.org unknown"
+
+
+class _Node:
+    __slots__ = ("ends", "gap", "step")
+
+    def __init__(self) -> None:
+        self.step: dict[str, _Node] = {}
+        self.gap: _Node | None = None  # where a phrase goes on after `..`
+        self.ends = 0  # bits of the phrases that are complete here
+
+
+class Phrases:
+    """A set of phrases, each with a bit; `find` gives the bits of those that occur.
+
+    `vocabulary` folds the phrases' own words.
+    """
+
+    def __init__(self, phrases: Iterable[tuple[str, int]], vocabulary: Mapping[str, str]) -> None:
+        self._root = _Node()
+        self.words: set[str] = set()
+        for phrase, bit in phrases:
+            for row in _spell_out(phrase):
+                self._add([vocabulary.get(word, word) for word in row], bit)
+
+    def _add(self, row: list[str], bit: int) -> None:
+        node = self._root
+        for word in filter(None, row):
+            if word == "..":
+                node.gap = node.gap or _Node()
+                node = node.gap
+            else:
+                self.words.add(word)
+                node = node.step.setdefault(word, _Node())
+        node.ends |= bit
+
+    def find(self, words: Iterable[str]) -> int:
+        """The bits of all phrases that occur in `words`, which are folded already."""
+        found = 0
+        root = self._root.step
+        active: list[tuple[_Node, int]] = []
+        for word in words:
+            later: list[tuple[_Node, int]] = []
+            reached = [root[word]] if word in root else []
+            for node, left in active:
+                if word in node.step:
+                    reached.append(node.step[word])
+                if left:
+                    later.append((node, left - 1))
+            for node in reached:
+                found |= node.ends
+                if node.step:
+                    later.append((node, 0))
+                if node.gap:
+                    later.append((node.gap, _GAP))
+            active = later
+        return found
+
+
+def _spell_out(phrase: str) -> Iterable[tuple[str, ...]]:
+    """Every plain row of words that a phrase stands for."""
+    if " ~ " in phrase:
+        left, right = phrase.split(" ~ ")
+        yield from _spell_out(f"{left} .. {right}")
+        yield from _spell_out(f"{right} .. {left}")
+        return
+    yield from product(*(part.split("|") for part in phrase.split()))
+
+
+def vocabulary(table: str) -> Mapping[str, str]:
+    """Reads `folded: spelling spelling ...` lines; a word without weight folds to the empty string (`-:` lines)."""
+    words: dict[str, str] = {}
+    for line in table.strip().splitlines():
+        folded, spellings = line.split(":")
+        target = "" if folded == "-" else folded.strip()
+        if target:
+            words[target] = target
+        for spelling in spellings.split():
+            words[spelling] = target
+    return words

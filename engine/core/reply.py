@@ -1,0 +1,153 @@
+"""An SMTP reply, and the parser that finds replies in bytes (RFC 5321 section 4.2, RFC 3463).
+
+1. Any bytes in any chunking give replies, "need more", or `ProtocolError`; nothing else, and never unbounded memory.
+2. An enhanced code counts only directly after the reply code: elsewhere it may be an address, a size or a quotation.
+3. A `ProtocolError` is final: what follows it can't be paired with a command any more.
+4. Liberal where servers are known to be: a bare LF ends a line, a bare code is a reply, and the lines of one reply
+   may differ in code within its class (the last line decides). Lines that disagree on the class are no reply.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+# RFC 5321 section 4.5.3.1.5 allows 512 octets a line; providers exceed it with URLs and trace ids.
+MAX_LINE = 8 * 1024
+# Widely used clients stop at 32 KiB too; the longest honest EHLO answers stay under 4 KiB.
+MAX_REPLY = 32 * 1024
+# EHLO answers have some 20 lines; policy essays at the greeting some 30.
+MAX_LINES = 128
+# Fed and not yet read: the replies of a hundred pipelined commands, at 2.5 KiB each.
+MAX_UNREAD = 256 * 1024
+
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+# Cisco gateways write "#5.1.0". Not followed by more of a number, name or address: 5.1.1.9 is an IP address.
+_ENHANCED = re.compile(r"\s*#?([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\w)[\s:;,.-]*")
+_BLANK = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
+# C0, DEL, C1 and what turns the direction of text: none of it may reach a terminal, a log or a CSV.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+
+
+class ProtocolError(Exception):
+    """The peer's bytes are not SMTP, or exceed a limit. `detail` is a stable code; the message a sentence."""
+
+    def __init__(self, detail: str, message: str) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply. `enhanced` is like "5.1.1", or empty. `lines` are what follows the code on each line, printable."""
+
+    code: int
+    enhanced: str
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The lines unfolded into one, without the enhanced code at the start of each."""
+        return " ".join(filter(None, map(self._without_code, self.lines)))
+
+    def _without_code(self, line: str) -> str:
+        found = _ENHANCED.match(line) if self.enhanced else None
+        if found is not None and found[1] == self.enhanced:
+            line = line[found.end() :]
+        return line.strip()
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
+
+
+def printable(text: str) -> str:
+    """The text without control characters; those that part words become a space."""
+    if text.isprintable():
+        return text
+    return _CONTROL.sub("", _BLANK.sub(" ", text))
+
+
+class ReplyParser:
+    """Incremental: `feed` bytes as they come, then take replies with `next` until it gives None."""
+
+    __slots__ = ("_buffer", "_failure", "_lines", "_scanned", "_size")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._scanned = 0  # no line ends before this index, so a dripping peer costs linear time
+        self._lines: list[tuple[int, str]] = []
+        self._size = 0
+        self._failure: tuple[str, str] | None = None
+
+    @property
+    def unread(self) -> int:
+        """How many bytes are held that no reply has used up yet."""
+        return self._size + len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the peer. Raises ProtocolError when more than MAX_UNREAD are held."""
+        if len(self._buffer) + len(data) > MAX_UNREAD:
+            self._fail("unread_too_long", f"more than {MAX_UNREAD} bytes of replies wait unread")
+        self._buffer += data
+
+    def next(self) -> Reply | None:
+        """The next whole reply, or None when it needs more bytes. Raises ProtocolError, from then on always."""
+        if self._failure is not None:
+            raise ProtocolError(*self._failure)
+        while (line := self._line()) is not None:
+            found = _LINE.fullmatch(line)
+            if found is None:
+                self._fail("not_a_reply", "a line of the server does not begin with a reply code")
+            code, separator, raw = found.groups()
+            text = printable(raw.decode("utf-8", "replace")) if raw else ""
+            if separator != b"-" and not self._lines:  # nearly every reply: one line
+                enhanced = _ENHANCED.match(text)
+                return Reply(int(code), enhanced[1] if enhanced else "", (text,))
+            self._add(int(code), text, len(line))
+            if separator != b"-":
+                return self._fold()
+        return None
+
+    def discard(self) -> int:
+        """Forget all bytes held; says how many they were."""
+        held = self.unread
+        self._buffer.clear()
+        self._lines.clear()
+        self._scanned = self._size = 0
+        return held
+
+    def _line(self) -> bytes | None:
+        end = self._buffer.find(b"\n", self._scanned)
+        if (end if end >= 0 else len(self._buffer)) > MAX_LINE:
+            self._fail("line_too_long", f"a line of the server is longer than {MAX_LINE} bytes")
+        if end < 0:
+            self._scanned = len(self._buffer)
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]  # a bytearray gives up its front without moving the rest
+        self._scanned = 0
+        return line.rstrip(b"\r")
+
+    def _add(self, code: int, text: str, size: int) -> None:
+        if self._lines and self._lines[0][0] // 100 != code // 100:
+            self._fail("mixed_codes", "the lines of one reply disagree on its class")
+        self._lines.append((code, text))
+        self._size += size
+        if self._size > MAX_REPLY:
+            self._fail("reply_too_long", f"a reply of the server is longer than {MAX_REPLY} bytes")
+        if len(self._lines) > MAX_LINES:
+            self._fail("too_many_lines", f"a reply of the server has more than {MAX_LINES} lines")
+
+    def _fold(self) -> Reply:
+        code = self._lines[-1][0]
+        lines = tuple(text for _, text in self._lines)
+        self._lines.clear()
+        self._size = 0
+        codes = (found[1] for found in map(_ENHANCED.match, lines) if found is not None)
+        return Reply(code, next(codes, ""), lines)
+
+    def _fail(self, detail: str, message: str) -> NoReturn:
+        self._failure = (detail, message)
+        self.discard()
+        raise ProtocolError(detail, message)

@@ -1,0 +1,120 @@
+"""A reply's text as rules see it: unfolded, folded to words, with signs in place of addresses and hosts.
+
+1. What is echoed is no evidence: an address becomes `@`, an IP address `#ip`, a host name `#host`, a URL `#url`; the
+   zone or page of a block list becomes `#zone`, because who names one says why he refuses.
+2. At most 1,024 characters are read, and every expression here is linear in them: peers write these texts.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from engine.core.vocabulary import LIST_MARKS, WORDS
+
+MAX_TEXT = 1024  # the longest provider texts have about 700
+_MAX_DELAY_S = 86_400.0
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_FOLD = re.compile(
+    r"[\r\n]+\s*(?:[245]\d\d[ -])?(?:[245]\.\d{1,3}\.\d{1,3}\s)?"  # lines as they came
+    r"|(?<=\s)[45]\d\d-(?:[245]\.\d{1,3}\.\d{1,3}\s|(?=[^\d\s]))"  # lines that somebody joined
+)
+_ADDRESS = re.compile(r"<?(?<![^\s<>@()\[\]\"',:;=])[^\s<>@()\[\]\"',:;=]{1,320}@[^\s<>()\[\]\"',:;]*>?")
+_TOKEN = re.compile(r"[^\s()\[\]{}<>\"!|*,;]+")
+_PIECE = re.compile(r"[^\W_]+")
+_IPV4 = re.compile(r"(?<![\w.])[\dx#]{1,3}(?:\.[\dx#]{1,3}){3}(?![\w.])")
+_IPV6 = re.compile(r"(?:ipv6:)?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}")
+_HOST = re.compile(r"[\w.-]+\.[a-z]{2,24}")
+_DELAY = re.compile(
+    r"\b(?:in|after|within|for|of|wait|least|next|another)\s+(?:at least |about |another |the next )?"
+    r"(?:(\d{1,2}):(\d\d):(\d\d)|(\d{1,6}) ?(s|sec|second|m|min|minute|minuten|h|hr|hour)s?\b)"
+)
+_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def unfold(text: str) -> str:
+    """One line of at most `MAX_TEXT` characters, without control characters and repeated reply codes."""
+    text = text[:MAX_TEXT]
+    if "-" in text or "\n" in text or "\r" in text:
+        text = _FOLD.sub(" ", text)
+    return (text if text.isprintable() else _CONTROL.sub(" ", text)).strip()
+
+
+def without_addresses(text: str) -> str:
+    """The text as provider rows see it: echoed addresses are gone."""
+    return _ADDRESS.sub("", text) if "@" in text else text
+
+
+def words(text: str, echoed: Sequence[str] = ()) -> list[str]:
+    """The folded words of a text; those without weight are gone, unknown ones stay as they are."""
+    text = _plain(text)
+    names = {part for name in echoed for part in (name.lower(), name.lower().rpartition("@")[2])}
+    found: list[str] = []
+    for token in _TOKEN.findall(text):
+        word = WORDS.get(token)
+        if word is not None:
+            if word:
+                found.append(word)
+        elif token.isalpha():
+            found.append(token)
+        else:
+            found.extend(_unusual(token, names))
+    return found
+
+
+def _plain(text: str) -> str:
+    """Lower case without accents, with `n't` spelled out."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKD", text.casefold().replace("’", "'"))
+        text = "".join(char for char in text if not unicodedata.combining(char))
+    return text.lower().replace("n't", " not")
+
+
+def _unusual(token: str, names: set[str]) -> list[str]:
+    """What a token stands for that is no plain word: an address, a host, or words joined by punctuation."""
+    core = token.strip(".:;'`-=/?&%+_~#")
+    word = WORDS.get(core)
+    if word is not None:
+        return [word] if word else []
+    if core in names:
+        return ["@"]
+    if "@" in core:
+        return [*_pieces(core[: core.rfind(":", 0, core.index("@")) + 1]), "@"]
+    if any(mark in core for mark in LIST_MARKS):
+        return ["#zone"]
+    if "://" in core or core.startswith("www."):
+        return ["#url"]
+    if (found := _IPV4.search(core)) is not None:
+        return [*_pieces(core[: found.start()]), "#ip"]
+    if _IPV6.fullmatch(core):
+        return ["#ip"]
+    if "." in core and _HOST.fullmatch(core) and not all(label in WORDS for label in core.split(".")):
+        return ["#host"]
+    return _pieces(core)
+
+
+def _pieces(text: str) -> list[str]:
+    folded = (WORDS.get(piece, piece) for piece in _PIECE.findall(text))
+    return [word for word in folded if word]
+
+
+def list_name(text: str) -> str:
+    """The zone or host of the block list that a text names, its brand where there is no host, or nothing."""
+    best = ""
+    for token in _TOKEN.findall(_plain(text)):
+        if any(mark in token for mark in LIST_MARKS):
+            host = token.split("://")[-1].split("/")[0].strip(".:;'`-=?&%+_~")
+            best = host if "." in host and "." not in best else best or host
+    return best[:64]
+
+
+def named_delay(text: str) -> float | None:
+    """The delay in seconds that a text asks for (`in 5 minutes`, `for 00:05:00`); None without one up to a day."""
+    found = _DELAY.search(text.lower())
+    if found is None:
+        return None
+    hours, minutes, seconds, count, unit = found.groups()
+    delay = float(count) * _UNIT_S[unit[0]] if count else int(hours) * 3600.0 + int(minutes) * 60.0 + int(seconds)
+    return delay if 0 < delay <= _MAX_DELAY_S else None

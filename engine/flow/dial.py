@@ -1,0 +1,101 @@
+"""Whom a visit dials: the hosts of a site in order, and when the next one may be tried.
+
+1. At most 3 hosts, 2 addresses each.
+2. The next is tried only when one could not be reached, or said 4yz of its own state. Any reply that blames us, at
+   any stage, ends the attempt for the whole site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.core.brake import IdentityBrake
+from engine.core.identity import Identity, Job
+from engine.core.policy import Policy, PolicySet, ReplyRow
+from engine.core.reasons import Reach, Stage
+from engine.flow.judged import Judged, judge_ended
+from engine.net.session import Endpoint, Session, SessionEnded
+from engine.store.journal import Journal
+from engine.store.state import State
+
+MAX_HOSTS = 3
+MAX_ADDRESSES = 2
+_OWN_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
+
+
+@dataclass(slots=True)
+class Desk:
+    """What every visit of a run shares."""
+
+    job: Job
+    identity: Identity
+    policies: PolicySet
+    journal: Journal
+    state: State
+    secret: bytes
+    port: int
+    clock: Callable[[], float]  # monotonic seconds
+    wall: Callable[[], float]  # seconds since the epoch
+    stamp: Callable[[], str]  # RFC 3339, UTC
+    jitter: Callable[[], float]
+    tally: Callable[[str, int], None]  # (reason, how many) of what got settled
+    transcript: Callable[[str, str, float], None] | None = None
+    one_attempt: bool = False  # `check` asks once and says what a run would do next
+    draining: bool = False  # nothing more is asked; sessions say QUIT
+    brake: IdentityBrake = field(default_factory=IdentityBrake)
+    suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
+
+
+@dataclass(slots=True)
+class SiteHosts:
+    """A site in memory: its journal id, its hosts to dial, and what was learnt of them in this run."""
+
+    id: int
+    key: str
+    hosts: tuple[tuple[str, tuple[str, ...]], ...]
+    without_utf8: set[str] = field(default_factory=set)
+
+    def endpoints(self, port: int) -> list[Endpoint]:
+        """Where to dial, in order."""
+        return [
+            Endpoint(name, address, port)
+            for name, addresses in self.hosts[:MAX_HOSTS]
+            for address in addresses[:MAX_ADDRESSES]
+        ]
+
+
+@dataclass(slots=True)
+class Line:
+    """An open session, or why there is none; `endpoint` is the last one dialled, `rows` those of its policy."""
+
+    endpoint: Endpoint | None = None
+    session: Session | None = None
+    rows: Sequence[ReplyRow] = ()
+    failure: Judged | None = None
+
+
+def dial(desk: Desk, policy: Policy, site: SiteHosts, *, eai: bool = False) -> Line:
+    """Open a session at the first host that lets us in. `eai` puts hosts known to lack SMTPUTF8 last."""
+    endpoints = site.endpoints(desk.port)
+    if eai:
+        endpoints.sort(key=lambda endpoint: endpoint.host in site.without_utf8)
+    line = Line()
+    for endpoint in endpoints:
+        claimed = desk.policies.claiming(endpoint.host)
+        line.rows = (claimed or policy).replies
+        line.endpoint = endpoint
+        session = Session(endpoint, desk.identity, policy.timeouts, policy.tls, transcript=desk.transcript)
+        try:
+            session.open()
+        except SessionEnded as ended:
+            session.close()
+            line.failure = judge_ended(ended, line.rows)
+            if line.failure.reach is not Reach.NONE or (ended.reply and line.failure.reason.code not in _OWN_STATE):
+                return line
+        else:
+            line.session, line.failure = session, None
+            return line
+    if line.failure is None:
+        line.failure = judge_ended(SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address to dial"), ())
+    return line

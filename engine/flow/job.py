@@ -1,0 +1,201 @@
+"""The life of a job's journal: begun, resumed, refused; rows in and results out.
+
+1. `--resume` goes on only with the same list, column, mode and mail settings; anything else is wrong use.
+2. Whatever is wrong is said before anything is sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from engine.core import classify as classifier
+from engine.core.address import Address, BadAddress, parse
+from engine.core.flags import flags
+from engine.core.identity import Consent, Job, Mode
+from engine.core.reasons import Stage
+from engine.core.result import CatchAll, Result
+from engine.flow.intake import Intake, IntakeRow
+from engine.store.journal import DISPOSABLE, FREE, ROLE, TAGGED, Journal, NewRow
+from engine.store.writer import Writer
+
+CHUNK = 2000  # rows a transaction of intake
+
+
+class WrongUse(Exception):
+    """The command can't be carried out as given; the message says what, where and what to do. Exit code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Addresses and domains that are never probed."""
+
+    addresses: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+
+    def covers(self, address: Address) -> bool:
+        """Whether the address, its domain or a domain above it is on the list."""
+        if not self.addresses and not self.domains:
+            return False
+        if address.normalized.casefold() in self.addresses:
+            return True
+        labels = address.domain.split(".")
+        return any(".".join(labels[place:]) in self.domains for place in range(len(labels) - 1))
+
+
+def read_suppression(path: Path) -> Suppression:
+    """One address or domain a line (`@domain` too), `#` for comments. Raises WrongUse naming file and line."""
+    addresses, domains = set(), set()
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUse(f"{path}: the suppression list can't be read ({error}); give a text file in UTF-8.") from error
+    for number, line in enumerate(lines, 1):
+        entry = line.split("#", 1)[0].strip()
+        if not entry:
+            continue
+        probe = entry if "@" in entry.lstrip("@") else f"postmaster@{entry.lstrip('@')}"
+        found = parse(probe)
+        if isinstance(found, BadAddress):
+            raise WrongUse(f"{path}:{number}: '{entry}' is neither an address nor a domain.")
+        if probe == entry:
+            addresses.add(found.normalized.casefold())
+        else:
+            domains.add(found.domain)
+    return Suppression(frozenset(addresses), frozenset(domains))
+
+
+def open_job(path: Path, writer: Writer, job: Job, *, resume: bool, output: Path | None) -> tuple[Journal, Job, bool]:
+    """The journal at `path` for this job, the job as it goes on, and whether its intake is whole.
+
+    Raises WrongUse where an unfinished journal is there without `resume`, or one that belongs to something else.
+    """
+    if path.exists():
+        journal = Journal(path, writer)
+        known = journal.get("job")
+        if known is None:
+            journal.close()
+            raise WrongUse(f"{path}: this is no job journal; name another one with --journal.")
+        finished = journal.get("finished_at")
+        if resume:
+            difference = _difference(known, job)
+            if difference:
+                journal.close()
+                raise WrongUse(f"{path}: this journal's job has another {difference}; start it anew without --resume.")
+            if finished:
+                journal.put("finished_at", None)
+                journal.reopen()
+            return journal, _job(known, job), bool(journal.get("sealed"))
+        journal.close()
+        if not finished:
+            raise WrongUse(
+                f"{path}: a job that is not finished is in this journal; go on with --resume, "
+                "or remove the file to start anew."
+            )
+        path.rename(path.with_name(f"{(output or path).name}.{known['id']}.journal"))
+    journal = Journal(path, writer)
+    journal.put("job", _facts(job))
+    journal.begin(job.id)
+    return journal, job, False
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    consent = job.consent
+    return {
+        "id": job.id, "mode": job.mode.value, "input": job.input_name, "sha256": job.input_sha256,
+        "column": job.column, "mail": job.mail_settings,
+        "consent": consent and {
+            "reference": consent.reference, "granted_by": consent.granted_by, "purpose": consent.purpose,
+            "granted_at": consent.granted_at.isoformat(),
+            "expires": consent.expires.isoformat() if consent.expires else None,
+        },
+    }  # fmt: skip
+
+
+def _job(known: dict[str, Any], now: Job) -> Job:
+    """The job as it was begun, with the consent of today."""
+    return Job(known["id"], now.mode, now.input_name, now.input_sha256, now.column, now.consent, now.mail_settings)
+
+
+def _difference(known: dict[str, Any], job: Job) -> str:
+    facts = _facts(job)
+    names = {"sha256": "list", "column": "address column", "mode": "mode", "mail": "identity or mail setting"}
+    return next((say for key, say in names.items() if known.get(key) != facts[key]), "")
+
+
+def consent_of(known: dict[str, Any]) -> Consent | None:
+    """The consent record that a journal keeps."""
+    record = known.get("consent")
+    if not record:
+        return None
+    expires = record["expires"]
+    return Consent(
+        record["reference"], record["granted_by"], datetime.fromisoformat(record["granted_at"]), record["purpose"],
+        datetime.fromisoformat(expires) if expires else None,
+    )  # fmt: skip
+
+
+def take_in(intake: Intake, journal: Journal, suppression: Suppression) -> int:
+    """SG1: read the whole input into the journal, judge each address, collapse duplicates; says how many rows."""
+    total = 0
+    for chunk in _chunks(intake.rows()):
+        journal.add_rows([_new_row(row, suppression) for row in chunk])
+        total += len(chunk)
+    journal.put("header", list(intake.header))
+    journal.put("format", intake.format)
+    journal.put("sealed", total)
+    return total
+
+
+def _chunks(rows: Iterator[IntakeRow]) -> Iterator[tuple[IntakeRow, ...]]:
+    while chunk := tuple(islice(rows, CHUNK)):
+        yield chunk
+
+
+def _new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
+    cells = json.dumps(row.cells, ensure_ascii=False, separators=(",", ":"))
+    if row.problem:
+        return NewRow(row.n, cells, row.text, f"?{row.problem}:{row.text}", reason="syntax_invalid", detail=row.problem)
+    address = parse(row.text)
+    if isinstance(address, BadAddress):
+        return NewRow(row.n, cells, row.text, f"!{row.text}", reason=address.reason, detail=address.detail)
+    found = flags(address)
+    bits = ROLE * found.role | DISPOSABLE * found.disposable | FREE * found.free | TAGGED * found.tagged
+    reason = "suppressed_local" if suppression.covers(address) else ""
+    return NewRow(
+        row.n, cells, row.text, address.normalized, address.local, address.domain, bits, found.suggestion, reason,
+        stage=Stage.NONE,
+    )  # fmt: skip
+
+
+def result_of(row: dict[str, Any], policy_label: str = "") -> Result:
+    """A journal row as its Result."""
+    bits = row["flags"]
+    parsed = row["domain"] is not None
+    return Result.of(
+        row["reason"], address=row["row_text"], normalized=row["key"] if parsed else "", detail=row["detail"],
+        stage=Stage(row["stage"]), probed=bool(row["probed"]), provider=row["provider"], mx_host=row["mx_host"],
+        mx_ip=row["mx_ip"], source_ip=row["source_ip"], smtp_code=row["code"], enhanced_code=row["enhanced"],
+        smtp_text=row["text"], catch_all=CatchAll(row["catch_all"]), role=bool(bits & ROLE),
+        disposable=bool(bits & DISPOSABLE), free=bool(bits & FREE), tagged=bool(bits & TAGGED),
+        suggestion=row["suggestion"], attempts=row["attempts"], checked_at=row["checked_at"],
+        duration_ms=row["duration_ms"], classifier_version=classifier.VERSION, policy=row["policy"],
+    )  # fmt: skip
+
+
+def results(journal: Journal, *, settled_only: bool = False) -> Iterator[tuple[tuple[str, ...], Result]]:
+    """(the caller's cells, result) of every row in input order."""
+    for row in journal.rows(settled_only=settled_only):
+        yield tuple(json.loads(row["cells"])), result_of(row)
+
+
+def mail_settings(mode: Mode, helo_name: str, mail_from: str, source: str, port: int) -> dict[str, str]:
+    """What must be the same when a job goes on: greylisting and budgets are bound to it."""
+    if mode is Mode.STANDARD and not source:
+        return {}
+    return {"helo_name": helo_name, "mail_from": mail_from, "public_address": source, "port": str(port)}

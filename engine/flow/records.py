@@ -1,0 +1,104 @@
+"""Bytes to lines, lines to CSV records, in bounded memory and without ever failing.
+
+1. A physical line or a record is at most `MAX_RECORD` characters; what is longer is cut and says so.
+2. Undecodable bytes become lone surrogates, which no valid text decodes to: whoever reads the row sees them.
+3. A record that is not well formed (a quote that nothing closes) costs its first line only, never what follows.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import IO
+
+MAX_RECORD = 1 << 20  # characters; a row of a megabyte belongs to no list of addresses
+Line = tuple[str, str]  # a line with its end, and what is wrong with it: empty or `row_too_long`
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.end
+
+
+codecs.register_error("engine_mark", _mark)
+csv.field_size_limit(MAX_RECORD)  # the csv module's, and so the process's; its own default is 128 KiB
+
+
+def physical_lines(file: IO[bytes], encoding: str) -> Iterator[Line]:
+    """The lines of a file from its start, each with its end; the rest of a line beyond the limit is dropped."""
+    file.seek(0)
+    text = io.TextIOWrapper(file, encoding=encoding, errors="engine_mark", newline="")
+    try:
+        while line := text.readline(MAX_RECORD):
+            cut = len(line) == MAX_RECORD and line[-1] not in "\r\n"
+            rest = line
+            while cut and rest and rest[-1] not in "\r\n":
+                rest = text.readline(MAX_RECORD)
+            yield line, "row_too_long" if cut else ""
+    finally:
+        if not file.closed:
+            text.detach()  # or the wrapper would close the file when it goes
+
+
+def csv_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[list[str], str]]:
+    """CSV records (RFC 4180), and what is wrong with each; blank lines are none."""
+    feed = _Feed(lines)
+    while feed.more():
+        try:
+            yield next(csv.reader(feed, delimiter=delimiter, strict=True)), feed.problem
+        except csv.Error:
+            yield _lenient(*feed.only_first(), delimiter)
+
+
+def _lenient(line: str, problem: str, delimiter: str) -> tuple[list[str], str]:
+    """A line that is no well formed record by itself: stray quotes are text, one that nothing closes is a problem."""
+    lines = iter([line, ""])
+    cells = next(csv.reader(lines, delimiter=delimiter))
+    if next(lines, None) is None:  # the reader wanted more
+        return line.rstrip("\r\n").split(delimiter), problem or "bad_row"
+    return cells, problem
+
+
+class _Feed:
+    """Lines for a csv reader, which come back when what it read turns out to be no record."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines = lines
+        self._ahead: deque[Line] = deque()
+        self._taken: list[Line] = []
+        self._room = MAX_RECORD
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        line = self._ahead.popleft() if self._ahead else next(self._lines)
+        self._taken.append(line)
+        self._room -= len(line[0])
+        if self._room < 0:
+            raise csv.Error("the record is too long")
+        return line[0]
+
+    def more(self) -> bool:
+        """Whether another record begins; blank lines before it are passed over."""
+        self._taken.clear()
+        self._room = MAX_RECORD
+        while self._ahead and not self._ahead[0][0].strip():
+            self._ahead.popleft()
+        if not self._ahead:
+            self._ahead.extend(islice((line for line in self._lines if line[0].strip()), 1))
+        return bool(self._ahead)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with a line of the record just read."""
+        return next((problem for _, problem in self._taken if problem), "")
+
+    def only_first(self) -> Line:
+        """The first line of what was read, and its problem; the others come again."""
+        self._ahead.extendleft(reversed(self._taken[1:]))
+        return self._taken[0]

@@ -1,0 +1,389 @@
+"""The job journal: every row, address, site and reply of one job, in one SQLite file.
+
+1. The input is in here whole before the first probe; the journal alone can finish the job.
+2. An address moves NEW -> WAITING -> PROVISIONAL -> SETTLED, or to ENDED, which a resume takes up again.
+   A settled verdict never changes: every update of a verdict says `state < SETTLED`.
+3. An audit row and the address state that it proves are one transaction.
+4. Functions named `_do_*` run on the store's thread: they touch the connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engine.core.result import MAX_TEXT
+from engine.store import audit
+from engine.store.writer import Database, Ticket, Writer
+
+NEW, WAITING, PROVISIONAL, SETTLED, ENDED = range(5)
+
+ROLE, DISPOSABLE, FREE, TAGGED = 1, 2, 4, 8  # bits of `flags`
+
+SCHEMA = (
+    """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE rows (
+    n INTEGER PRIMARY KEY, cells TEXT NOT NULL, text TEXT NOT NULL, address_id INTEGER NOT NULL
+);
+CREATE TABLE domains (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, site_id INTEGER, routed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE sites (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, policy TEXT NOT NULL, hosts TEXT NOT NULL
+);
+CREATE TABLE addresses (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, local TEXT NOT NULL, domain_id INTEGER, site_id INTEGER,
+    state INTEGER NOT NULL, next_at REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+    greylist_steps INTEGER NOT NULL DEFAULT 0, tempfail_steps INTEGER NOT NULL DEFAULT 0,
+    reconnects INTEGER NOT NULL DEFAULT 0, first_at REAL,
+    flags INTEGER NOT NULL DEFAULT 0, suggestion TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', stage TEXT NOT NULL DEFAULT 'none',
+    probed INTEGER NOT NULL DEFAULT 0, provider TEXT NOT NULL DEFAULT '', policy TEXT NOT NULL DEFAULT '',
+    mx_host TEXT NOT NULL DEFAULT '', mx_ip TEXT NOT NULL DEFAULT '', source_ip TEXT NOT NULL DEFAULT '',
+    code INTEGER, enhanced TEXT NOT NULL DEFAULT '', text TEXT NOT NULL DEFAULT '',
+    catch_all TEXT NOT NULL DEFAULT 'not_checked', checked_at TEXT NOT NULL DEFAULT '', duration_ms INTEGER
+);
+CREATE INDEX addresses_by_domain ON addresses (domain_id, state);
+CREATE INDEX addresses_by_site ON addresses (site_id, state);
+"""
+) + audit.SCHEMA
+
+
+class JournalError(Exception):
+    """A journal that can't serve: the message says which file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """One input row on its way in. `key` is what duplicates share; a row with a `reason` is settled at once."""
+
+    n: int
+    cells: str
+    text: str
+    key: str
+    local: str = ""
+    domain: str = ""
+    flags: int = 0
+    suggestion: str = ""
+    reason: str = ""
+    detail: str = ""
+    stage: str = "syntax"
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What SG2 and SG3 found for a domain: a site to ask, or the reason that ends its addresses."""
+
+    domain_id: int
+    site_key: str = ""
+    lane: str = ""
+    policy: str = ""
+    hosts: str = "[]"
+    reason: str = ""
+    detail: str = ""
+    stage: str = "hosts"
+    mx_host: str = ""
+    catch_all: str = "not_checked"
+    checked_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An address that waits, as a run takes it into memory."""
+
+    id: int
+    local: str
+    domain: str
+    domain_id: int
+    site_id: int
+    next_at: float
+    attempts: int
+    greylist_steps: int
+    tempfail_steps: int
+    reconnects: int
+    first_at: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site as the journal knows it; `hosts` is the JSON that its survey wrote."""
+
+    id: int
+    key: str
+    lane: str
+    policy: str
+    hosts: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an attempt brought for one address: the columns to set, and the audit row that proves it."""
+
+    address_id: int
+    state: int
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+class Journal:
+    """One job's file. Every method is called on the hub and runs on the writer's thread."""
+
+    def __init__(self, path: Path, writer: Writer) -> None:
+        self.path = path
+        self._writer = writer
+        self._db: Database = writer.open(path, SCHEMA)
+
+    # --- the job ----------------------------------------------------------------------------------------------
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a fact of the job (`job`, `format`, `sealed`, `finished_at`, ...)."""
+        self._writer.call(lambda c: c.execute("REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value))), self._db)
+
+    def get(self, key: str) -> Any:
+        """A fact of the job, or None."""
+
+        def do(conn: sqlite3.Connection) -> Any:
+            found = conn.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            return json.loads(found[0]) if found else None
+
+        return self._writer.read(self._db, do)
+
+    def begin(self, job_id: str) -> None:
+        """Begin the audit chain of the job, once."""
+        self._writer.call(lambda c: audit.begin(c, job_id), self._db)
+
+    def clear_input(self) -> None:
+        """Forget an intake that did not reach its end."""
+
+        def do(conn: sqlite3.Connection) -> None:
+            for table in ("rows", "addresses", "domains", "sites"):
+                conn.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+
+        self._writer.call(do, self._db)
+
+    # --- intake and survey ------------------------------------------------------------------------------------
+
+    def add_rows(self, rows: Sequence[NewRow]) -> None:
+        """Take in input rows; the first of several with one key decides the address."""
+        self._writer.call(partial(_do_add_rows, rows), self._db)
+
+    def unrouted(self, after: int, limit: int) -> list[tuple[int, str]]:
+        """Domains that still have to be resolved, by id."""
+        query = "SELECT id, name FROM domains WHERE routed = 0 AND id > ? ORDER BY id LIMIT ?"
+        return self._writer.read(self._db, lambda c: c.execute(query, (after, limit)).fetchall())
+
+    def route(self, found: Sequence[Routed]) -> None:
+        """Store what the survey found, and settle what it ends."""
+        self._writer.enqueue(self._db, partial(_do_route, found)).wait()
+
+    def reopen(self) -> int:
+        """Take up again what a finished or stopped run ended without a verdict; says how many."""
+        query = "UPDATE addresses SET state = ?, next_at = 0 WHERE state = ?"
+        return self._writer.call(lambda c: c.execute(query, (WAITING, ENDED)).rowcount, self._db)
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def sites(self, after: int, limit: int) -> list[Site]:
+        """Sites with addresses that wait or are provisional, by id."""
+        query = """SELECT id, key, lane, policy, hosts FROM sites s WHERE id > ? AND EXISTS
+                   (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
+        return self._writer.read(self._db, lambda c: [Site(*row) for row in c.execute(query, (after, limit))])
+
+    def waiting(self, site_id: int, after: int, limit: int) -> list[Pending]:
+        """Addresses of a site that wait, by id after `after`."""
+        query = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,
+                          a.tempfail_steps, a.reconnects, a.first_at, a.reason
+                   FROM addresses a JOIN domains d ON d.id = a.domain_id
+                   WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
+        return self._writer.read(
+            self._db, lambda c: [Pending(*row) for row in c.execute(query, (site_id, after, limit))]
+        )
+
+    def unconfirmed(self, site_id: int) -> list[tuple[int, str]]:
+        """Domains of a site that have accepted addresses without a settled control."""
+        query = """SELECT DISTINCT d.id, d.name FROM addresses a JOIN domains d ON d.id = a.domain_id
+                   WHERE a.site_id = ? AND a.state = 2 AND a.reason = 'rcpt_ok'"""
+        return self._writer.read(self._db, lambda c: c.execute(query, (site_id,)).fetchall())
+
+    def unbacked(self, site_id: int) -> list[tuple[str, str]]:
+        """(domain, reply text) of a site's provisional unbacked refusals, oldest first: a brake is rebuilt of them."""
+        query = """SELECT d.name, a.text FROM addresses a JOIN domains d ON d.id = a.domain_id
+                   WHERE a.site_id = ? AND a.state = 2 AND a.reason = 'rcpt_rejected' ORDER BY a.checked_at, a.id"""
+        return self._writer.read(self._db, lambda c: c.execute(query, (site_id,)).fetchall())
+
+    def accepted_local(self, site_id: int) -> tuple[str, str] | None:
+        """(local part, domain) of an address of this job that the site accepted, or None."""
+        query = """SELECT a.local, d.name FROM addresses a JOIN domains d ON d.id = a.domain_id
+                   WHERE a.site_id = ? AND a.code BETWEEN 200 AND 299 AND a.stage = 'rcpt' LIMIT 1"""
+        return self._writer.read(self._db, lambda c: c.execute(query, (site_id,)).fetchone())
+
+    def record(self, outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
+        """Write replies: audit rows, address states and evidence in one transaction; the ticket tells the head."""
+        return self._writer.enqueue(self._db, partial(_do_record, outcomes, rows))
+
+    def settle_accepted(self, domain_id: int, reason: str, catch_all: str) -> Ticket[Any]:
+        """A domain's control question is answered: its accepted addresses get their verdict."""
+        query = """UPDATE addresses SET state = 3, reason = ?, catch_all = ?
+                   WHERE domain_id = ? AND state = 2 AND reason = 'rcpt_ok'"""
+        return self._writer.enqueue(
+            self._db, lambda c: c.execute(query, (reason, catch_all, domain_id)).rowcount
+        )
+
+    def settle_refused(self, site_ids: Sequence[int] | None, reason: str = "rcpt_rejected") -> Ticket[int]:
+        """Unbacked refusals of these sites (None: of all) stand, or become `refusals_suspect`."""
+        query = "UPDATE addresses SET state = 3, reason = ? WHERE state = 2 AND reason = 'rcpt_rejected'"
+
+        def do(conn: sqlite3.Connection) -> int:
+            if site_ids is None:
+                return conn.execute(query, (reason,)).rowcount
+            return conn.executemany(query + " AND site_id = ?", [(reason, i) for i in site_ids]).rowcount
+
+        return self._writer.enqueue(self._db, do)
+
+    def settle_unasked(self, domain_id: int, reason: str, detail: str, catch_all: str, at: str) -> Ticket[int]:
+        """What still waits at a domain needs no asking (any more): it gets this verdict."""
+        query = """UPDATE addresses SET state = 3, reason = ?, detail = ?, catch_all = ?, checked_at = ?, stage = 'none'
+                   WHERE domain_id = ? AND state = 1"""
+        values = (reason, detail, catch_all, at, domain_id)
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, values).rowcount)
+
+    def settle_site(self, site_id: int, columns: dict[str, Any], rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
+        """Standard mode: what one connection to a site said holds for each address that waits there."""
+        return self._writer.enqueue(self._db, partial(_do_settle_site, site_id, columns, rows))
+
+    def end(
+        self, reason: str, at: str, *, domain_id: int | None = None, site_ids: Sequence[int] | None = None
+    ) -> Ticket[int]:
+        """End what waits (everywhere, at one domain, at some sites) without a verdict; `reopen` takes it up again.
+
+        Where an address was itself refused before, its own reason says more than the ending's, and stays.
+        """
+        own = "''" if site_ids is None and domain_id is None else "reason"
+        query = f"""UPDATE addresses SET state = {ENDED}, checked_at = CASE checked_at WHEN '' THEN ? ELSE checked_at END,
+                           reason = CASE {own} WHEN '' THEN ? ELSE reason END
+                    WHERE state IN ({NEW}, {WAITING})"""  # noqa: S608 - our own numbers
+
+        def do(conn: sqlite3.Connection) -> int:
+            if domain_id is not None:
+                return conn.execute(query + " AND domain_id = ?", (at, reason, domain_id)).rowcount
+            if site_ids is not None:
+                return conn.executemany(query + " AND site_id = ?", [(at, reason, i) for i in site_ids]).rowcount
+            return conn.execute(query, (at, reason)).rowcount
+
+        return self._writer.enqueue(self._db, do)
+
+    # --- rows out ---------------------------------------------------------------------------------------------
+
+    def rows(self, after: int = -1, limit: int = 2000, *, settled_only: bool = False) -> Iterator[dict[str, Any]]:
+        """Every input row in input order with its address's columns; a chunk at a time."""
+        query = """SELECT r.n, r.cells, r.text AS row_text, a.*, d.name AS domain FROM rows r
+                   JOIN addresses a ON a.id = r.address_id LEFT JOIN domains d ON d.id = a.domain_id
+                   WHERE r.n > ? ORDER BY r.n LIMIT ?"""
+
+        def do(conn: sqlite3.Connection) -> list[dict[str, Any]]:
+            cursor = conn.execute(query, (after, limit))
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+        while True:
+            chunk = self._writer.read(self._db, do)
+            for row in chunk:
+                if not settled_only or row["state"] >= SETTLED:
+                    yield row
+            if len(chunk) < limit:
+                return
+            after = chunk[-1]["n"]
+
+    def counts(self) -> dict[str, int]:
+        """How many addresses there are by reason (settled and ended), and how many are still open (key '')."""
+        query = "SELECT CASE WHEN state >= 3 THEN reason ELSE '' END, COUNT(*) FROM addresses GROUP BY 1"
+        return self._writer.read(self._db, lambda c: dict(c.execute(query).fetchall()))
+
+    def census(self) -> dict[str, tuple[int, int]]:
+        """(addresses that wait, sites) by policy name: what the forecast is made of."""
+        query = """SELECT s.policy, COUNT(*), COUNT(DISTINCT s.id) FROM addresses a JOIN sites s ON s.id = a.site_id
+                   WHERE a.state = 1 GROUP BY s.policy"""
+        return self._writer.read(
+            self._db, lambda c: {name: (addresses, sites) for name, addresses, sites in c.execute(query)}
+        )
+
+    def audit(self, rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
+        """Append audit rows that change no address (orders, events of the run)."""
+        return self._writer.enqueue(self._db, partial(_do_record, (), rows))
+
+    def close(self) -> None:
+        """Close the file; everything enqueued before is in it."""
+        self._writer.close_database(self._db)
+
+
+def _do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
+    domains = {row.domain for row in rows if row.domain}
+    conn.executemany("INSERT OR IGNORE INTO domains (name) VALUES (?)", [(name,) for name in domains])
+    conn.executemany(
+        """INSERT OR IGNORE INTO addresses (key, local, domain_id, state, flags, suggestion, reason, detail, stage)
+           VALUES (?, ?, (SELECT id FROM domains WHERE name = ?), ?, ?, ?, ?, ?, ?)""",
+        [
+            (row.key, row.local, row.domain, SETTLED if row.reason else NEW, row.flags, row.suggestion)
+            + (row.reason, row.detail, row.stage if row.reason else "none")
+            for row in rows
+        ],
+    )
+    conn.executemany(
+        "INSERT INTO rows VALUES (?, ?, ?, (SELECT id FROM addresses WHERE key = ?))",
+        [(row.n, row.cells, row.text, row.key) for row in rows],
+    )
+
+
+def _do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
+    for one in found:
+        site_id = None
+        if one.site_key:
+            conn.execute(
+                "INSERT OR IGNORE INTO sites (key, lane, policy, hosts) VALUES (?, ?, ?, ?)",
+                (one.site_key, one.lane, one.policy, one.hosts),
+            )
+            (site_id,) = conn.execute("SELECT id FROM sites WHERE key = ?", (one.site_key,)).fetchone()
+        conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
+        provider = one.policy
+        if one.reason:
+            conn.execute(
+                """UPDATE addresses SET state = ?, site_id = ?, provider = ?, policy = ?, reason = ?, detail = ?,
+                          stage = ?, mx_host = ?, catch_all = ?, checked_at = ? WHERE domain_id = ? AND state = ?""",
+                (SETTLED, site_id, provider, one.policy, one.reason, one.detail, one.stage)
+                + (one.mx_host, one.catch_all, one.checked_at, one.domain_id, NEW),
+            )
+        else:
+            conn.execute(
+                "UPDATE addresses SET state = ?, site_id = ?, provider = ?, policy = ? WHERE domain_id = ? AND state = ?",
+                (WAITING, site_id, provider, one.policy, one.domain_id, NEW),
+            )
+
+
+def _do_record(
+    outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow], conn: sqlite3.Connection
+) -> audit.Head | None:
+    for outcome in outcomes:
+        columns = outcome.columns
+        if "text" in columns:
+            columns["text"] = columns["text"][:MAX_TEXT]
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        conn.execute(
+            f"UPDATE addresses SET state = ?, {assignments} WHERE id = ? AND state < {SETTLED}",  # noqa: S608
+            (outcome.state, *columns.values(), outcome.address_id),
+        )
+    return audit.append(conn, rows) if rows else None
+
+
+def _do_settle_site(
+    site_id: int, columns: dict[str, Any], rows: Sequence[audit.AuditRow], conn: sqlite3.Connection
+) -> audit.Head | None:
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    conn.execute(
+        f"UPDATE addresses SET {assignments} WHERE site_id = ? AND state = {WAITING}",  # noqa: S608 - our own names
+        (*columns.values(), site_id),
+    )
+    return audit.append(conn, rows) if rows else None

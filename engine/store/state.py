@@ -1,0 +1,379 @@
+"""The identity state, one a machine: what one run has learnt or spent binds the next.
+
+1. What reads waits and gives its value; what writes gives a Ticket, so that sessions that start together share one
+   commit. Who must not go on before it is durable (grants, controls) calls `wait()`; the others go on.
+2. A grant is written before it is used. What is never given back counts as spent, after a crash as well.
+3. The number of controls begun at a domain only grows, and outlives its facts: a local part is never used for two
+   questions, and is the same for one question that is asked again.
+4. This file trails the job journals (`Writer`, rule 3): its heads are never ahead of their chains.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from engine.store.audit import Head
+from engine.store.database import store_error
+from engine.store.writer import Ticket, Writer
+
+KIND = "identity state"
+FORGET_SPENT_S = 25 * 3600.0  # the longest window is a day; an hour more for clocks that were set
+FORGET_FACTS_S = 30 * 86400.0  # an expired fact is of no use; kept a while for those who look into the file
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE facts (
+    domain TEXT PRIMARY KEY, site TEXT NOT NULL, answer TEXT NOT NULL, basis TEXT NOT NULL,
+    at REAL NOT NULL, expires REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX facts_by_site ON facts (site);
+CREATE INDEX facts_by_expiry ON facts (expires);
+CREATE TABLE controls (domain TEXT PRIMARY KEY, begun INTEGER NOT NULL, open INTEGER NOT NULL) WITHOUT ROWID;
+-- AUTOINCREMENT: the id of a grant that was dropped never comes back as another one's
+CREATE TABLE windows (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, session TEXT NOT NULL, at REAL NOT NULL,
+    tokens INTEGER NOT NULL CHECK (tokens >= 0)
+);
+CREATE INDEX windows_by_key ON windows (key, at);
+CREATE INDEX windows_by_time ON windows (at);
+CREATE TABLE learned (
+    site TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, at REAL NOT NULL, PRIMARY KEY (site, name)
+) WITHOUT ROWID;
+CREATE TABLE breakers (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, identity TEXT NOT NULL, at REAL NOT NULL, by TEXT NOT NULL,
+    why TEXT NOT NULL, kind TEXT NOT NULL, arguments TEXT NOT NULL, until REAL, taken_at REAL,
+    answered_at REAL, answer TEXT
+);
+CREATE INDEX orders_open ON orders (identity, id) WHERE answered_at IS NULL;
+CREATE TABLE events (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE heads (job TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+REFUSES, ACCEPTS, INCONCLUSIVE = "refuses", "accepts", "inconclusive"
+CONTROL, LISTED_REFUSAL = "control", "listed_refusal"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What is known of a domain's answer to unknown recipients at a site. Times are Unix seconds.
+
+    `answer` is refuses, accepts or inconclusive; `basis` control or listed_refusal (a listed address was refused with
+    recipient evidence). `controls_begun` is told when it is read, and ignored when it is put.
+    """
+
+    domain: str
+    site: str
+    answer: str
+    basis: str
+    at: float
+    expires: float
+    controls_begun: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Tokens of one window (`key`: a lane, a cap or an identity) that a session may spend from `at` on."""
+
+    key: str
+    session: str
+    at: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order to the engine that holds `identity`; nobody takes it after `until`, and None is no limit."""
+
+    id: int
+    identity: str
+    at: float
+    by: str
+    why: str
+    kind: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    until: float | None = None
+    taken_at: float | None = None
+    answered_at: float | None = None
+    answer: dict[str, Any] | None = None
+
+
+def default_path(environ: Mapping[str, str]) -> Path:
+    """Where this machine's state is: $ENGINE_STATE, else $XDG_STATE_HOME/engine/state.db, else under ~/.local/state."""
+    if environ.get("ENGINE_STATE"):
+        return Path(environ["ENGINE_STATE"])
+    base = Path(environ.get("XDG_STATE_HOME", ""))
+    if not base.is_absolute():  # the XDG specification: a relative path is ignored
+        base = Path.home() / ".local" / "state"
+    return base / "engine" / "state.db"
+
+
+def outweighs(new: Fact, old: Fact | None) -> bool:
+    """Whether a new fact takes the place of the one that is kept.
+
+    A failed probe never overwrites a good fact, nor a listed refusal an accepted control, within the old one's time
+    and at the same site.
+    """
+    if old is None or old.expires <= new.at or old.site != new.site:
+        return True
+    if new.answer == INCONCLUSIVE:
+        return old.answer == INCONCLUSIVE
+    accepted_control = old.answer == ACCEPTS and old.basis == CONTROL
+    return not (accepted_control and new.basis == LISTED_REFUSAL)
+
+
+class State:
+    """The file, opened by the writer; its folder is made with mode 0700 where there is none."""
+
+    def __init__(self, writer: Writer, path: Path) -> None:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise store_error(path.parent, error) from error
+        self.path = path
+        self.folder = path.parent
+        self._writer = writer
+        self._db = writer.open(path, SCHEMA, kind=KIND, trails=True)
+
+    def __repr__(self) -> str:
+        return f"<State {self.path}>"
+
+    def secret(self) -> bytes:
+        """The 32 random bytes that make this machine's controls unpredictable; made at the first use."""
+
+        def do(conn: sqlite3.Connection) -> bytes:
+            conn.execute("INSERT OR IGNORE INTO meta VALUES ('secret', ?)", (os.urandom(32),))
+            return bytes(conn.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()[0])
+
+        return self._writer.call(do, self._db)
+
+    # --- facts and controls -----------------------------------------------------------------------------------
+
+    def facts(self, domains: Sequence[str], now: float) -> dict[str, Fact]:
+        """The facts of these domains that hold at `now`. Who asks compares the site."""
+        query = """SELECT f.domain, site, answer, basis, at, expires, coalesce(begun, 0)
+                   FROM facts f LEFT JOIN controls c ON c.domain = f.domain
+                   WHERE f.domain IN (SELECT value FROM json_each(?)) AND expires > ?"""
+        wanted = (json.dumps(list(domains)), now)
+        return self._writer.read(self._db, lambda c: {row[0]: Fact(*row) for row in c.execute(query, wanted)})
+
+    def put_facts(self, facts: Iterable[Fact]) -> Ticket[None]:
+        """Keep facts where they outweigh what is kept. A control's fact, of whatever answer, settles its question."""
+        found = list(facts)
+
+        def do(conn: sqlite3.Connection) -> None:
+            for fact in found:
+                row = conn.execute(
+                    "SELECT domain, site, answer, basis, at, expires FROM facts WHERE domain = ?", (fact.domain,)
+                ).fetchone()
+                if outweighs(fact, Fact(*row) if row else None):
+                    conn.execute(
+                        "REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?)",
+                        (fact.domain, fact.site, fact.answer, fact.basis, fact.at, fact.expires),
+                    )
+                if fact.basis == CONTROL:
+                    conn.execute("UPDATE controls SET open = 0 WHERE domain = ?", (fact.domain,))
+            if found:
+                oldest = max(fact.at for fact in found) - FORGET_FACTS_S
+                conn.execute("DELETE FROM facts WHERE expires < ?", (oldest,))
+
+        return self._writer.enqueue(self._db, do)
+
+    def forget_facts(self, *, domain: str = "", site: str = "") -> Ticket[int]:
+        """Drop the facts of a domain, or of all domains at a site (the tripwire); says how many. Numbers stay."""
+        if bool(domain) == bool(site):
+            raise ValueError("Name either the domain or the site whose facts are to be forgotten.")
+        query = f"DELETE FROM facts WHERE {'domain' if domain else 'site'} = ?"  # noqa: S608 - our own names
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, (domain or site,)).rowcount)
+
+    def begin_control(self, domain: str) -> Ticket[int]:
+        """The number of the control that may now be asked, counted from 1: wait for it before asking.
+
+        The same number until a fact settles the question, whoever asks and however often.
+        """
+        query = """INSERT INTO controls VALUES (?, 1, 1) ON CONFLICT (domain)
+                   DO UPDATE SET begun = begun + 1 - open, open = 1"""
+
+        def do(conn: sqlite3.Connection) -> int:
+            conn.execute(query, (domain,))
+            return int(conn.execute("SELECT begun FROM controls WHERE domain = ?", (domain,)).fetchone()[0])
+
+        return self._writer.enqueue(self._db, do)
+
+    # --- budgets ----------------------------------------------------------------------------------------------
+
+    def grant(self, grants: Sequence[Grant]) -> Ticket[list[int]]:
+        """Spend tokens, all or none; the ids are for giving back. Wait for it before the first RCPT."""
+        rows = [(grant.key, grant.session, grant.at, grant.tokens) for grant in grants]
+        insert = "INSERT INTO windows (key, session, at, tokens) VALUES (?, ?, ?, ?)"
+
+        def do(conn: sqlite3.Connection) -> list[int]:
+            if rows:
+                conn.execute("DELETE FROM windows WHERE at < ?", (max(row[2] for row in rows) - FORGET_SPENT_S,))
+            return [conn.execute(insert, row).lastrowid or 0 for row in rows]
+
+        return self._writer.enqueue(self._db, do)
+
+    def give_back(self, tokens: Iterable[tuple[int, int]]) -> Ticket[None]:
+        """Return (grant id, tokens) that no refusal has used up; more than was granted is an IntegrityError."""
+        rows = [(count, grant_id) for grant_id, count in tokens]
+
+        def do(conn: sqlite3.Connection) -> None:
+            conn.executemany("UPDATE windows SET tokens = tokens - ? WHERE id = ?", rows)
+            conn.executemany("DELETE FROM windows WHERE id = ? AND tokens = 0", [(row[1],) for row in rows])
+
+        return self._writer.enqueue(self._db, do)
+
+    def spent(self, keys: Sequence[str], since: float) -> dict[str, list[tuple[float, int]]]:
+        """(at, tokens) of what was spent of each window after `since`, oldest first. Every key is in the answer."""
+        query = """SELECT key, at, tokens FROM windows
+                   WHERE key IN (SELECT value FROM json_each(?)) AND at > ? ORDER BY at, id"""
+
+        def do(conn: sqlite3.Connection) -> dict[str, list[tuple[float, int]]]:
+            found: dict[str, list[tuple[float, int]]] = {key: [] for key in keys}
+            for key, at, tokens in conn.execute(query, (json.dumps(list(keys)), since)):
+                found[key].append((at, tokens))
+            return found
+
+        return self._writer.read(self._db, do)
+
+    # --- what a site taught -----------------------------------------------------------------------------------
+
+    def learned(self, site: str) -> dict[str, float]:
+        """Limits and adapted rates of a site or lane, by name."""
+        query = "SELECT name, value FROM learned WHERE site = ?"
+        return self._writer.read(self._db, lambda c: dict(c.execute(query, (site,)).fetchall()))
+
+    def learn(self, site: str, name: str, value: float, now: float) -> Ticket[None]:
+        """Remember a limit (`per_transaction`, `per_session`, `connections`) or an adapted rate."""
+
+        def do(conn: sqlite3.Connection) -> None:
+            conn.execute("REPLACE INTO learned VALUES (?, ?, ?, ?)", (site, name, value, now))
+
+        return self._writer.enqueue(self._db, do)
+
+    def breakers(self) -> dict[str, dict[str, Any]]:
+        """The breakers that were saved, by key."""
+        return self._writer.read(
+            self._db, lambda c: {key: json.loads(state) for key, state in c.execute("SELECT key, state FROM breakers")}
+        )
+
+    def save_breaker(self, key: str, state: Mapping[str, Any] | None) -> Ticket[None]:
+        """Keep a breaker's state; None forgets it (closed, with nothing to remember)."""
+        text = None if state is None else json.dumps(dict(state))
+
+        def do(conn: sqlite3.Connection) -> None:
+            if text is None:
+                conn.execute("DELETE FROM breakers WHERE key = ?", (key,))
+            else:
+                conn.execute("REPLACE INTO breakers VALUES (?, ?)", (key, text))
+
+        return self._writer.enqueue(self._db, do)
+
+    # --- orders -----------------------------------------------------------------------------------------------
+
+    def place_order(
+        self,
+        identity: str,
+        kind: str,
+        arguments: Mapping[str, Any],
+        *,
+        by: str,
+        why: str,
+        at: float,
+        until: float | None = None,
+    ) -> Ticket[int]:
+        """Leave an order for whoever holds the identity (its public address); the ticket tells the id."""
+        row = (identity, at, by, why, kind, json.dumps(dict(arguments)), until)
+        query = "INSERT INTO orders (identity, at, by, why, kind, arguments, until) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        return self._writer.enqueue(self._db, lambda c: int(c.execute(query, row).lastrowid or 0))
+
+    def take_orders(self, identity: str, now: float, *, again: bool = False) -> list[Order]:
+        """The orders that wait for this identity, oldest first; nobody is given them a second time.
+
+        `again` is for a new holder's first look: it also takes what the last one took and never answered, dead as it
+        is. Looking costs no commit where nothing waits.
+        """
+        waits = "identity = ? AND answered_at IS NULL AND (until IS NULL OR until > ?)"
+        if not again:
+            waits += " AND taken_at IS NULL"
+        query = f"SELECT {_ORDER} FROM orders WHERE {waits} ORDER BY id"  # noqa: S608 - our own names
+
+        def look(conn: sqlite3.Connection) -> list[Order]:
+            return [_order(row) for row in conn.execute(query, (identity, now))]
+
+        def take(conn: sqlite3.Connection) -> list[Order]:
+            waiting = look(conn)
+            conn.executemany("UPDATE orders SET taken_at = ? WHERE id = ?", [(now, order.id) for order in waiting])
+            return [replace(order, taken_at=now) for order in waiting]
+
+        return self._writer.call(take, self._db) if self._writer.read(self._db, look) else []
+
+    def answer_order(self, order_id: int, answer: Mapping[str, Any], now: float) -> Ticket[None]:
+        """Tell the issuer what came of it."""
+        text = json.dumps(dict(answer))
+
+        def do(conn: sqlite3.Connection) -> None:
+            conn.execute("UPDATE orders SET answered_at = ?, answer = ? WHERE id = ?", (now, text, order_id))
+
+        return self._writer.enqueue(self._db, do)
+
+    def order(self, order_id: int) -> Order | None:
+        """An order as it stands; its issuer polls this."""
+        query = f"SELECT {_ORDER} FROM orders WHERE id = ?"  # noqa: S608 - our own names
+
+        def do(conn: sqlite3.Connection) -> Order | None:
+            row = conn.execute(query, (order_id,)).fetchone()
+            return _order(row) if row else None
+
+        return self._writer.read(self._db, do)
+
+    # --- heads and events -------------------------------------------------------------------------------------
+
+    def head(self, job: str) -> Head | None:
+        """The newest head of a job's audit that this state knows."""
+        return self._writer.read(self._db, lambda conn: read_head(conn, job))
+
+    def put_head(self, job: str, seq: int, hash: bytes) -> Ticket[None]:
+        """Keep an audit's head, after the journal's commit; an older one than the one that is kept changes nothing."""
+        query = """INSERT INTO heads VALUES (?, ?, ?) ON CONFLICT (job)
+                   DO UPDATE SET seq = excluded.seq, hash = excluded.hash WHERE excluded.seq > seq"""
+
+        def do(conn: sqlite3.Connection) -> None:
+            conn.execute(query, (job, seq, hash))
+
+        return self._writer.enqueue(self._db, do)
+
+    def event(self, kind: str, at: float, detail: Mapping[str, Any]) -> Ticket[None]:
+        """Append an event."""
+        row = (kind, at, json.dumps(dict(detail)))
+
+        def do(conn: sqlite3.Connection) -> None:
+            conn.execute("INSERT INTO events (kind, at, detail) VALUES (?, ?, ?)", row)
+
+        return self._writer.enqueue(self._db, do)
+
+    def close(self) -> None:
+        """Close the file; everything enqueued before is in it."""
+        self._writer.close_database(self._db)
+
+
+_ORDER = "id, identity, at, by, why, kind, arguments, until, taken_at, answered_at, answer"
+
+
+def _order(row: tuple[Any, ...]) -> Order:
+    values = list(row)
+    values[6], values[10] = json.loads(row[6]), row[10] and json.loads(row[10])
+    return Order(*values)
+
+
+def read_head(conn: sqlite3.Connection, job: str) -> Head | None:
+    """The head that a state file keeps for a job; for command lines that only read."""
+    row = conn.execute("SELECT seq, hash FROM heads WHERE job = ?", (job,)).fetchone()
+    return Head(*row) if row else None

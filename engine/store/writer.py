@@ -1,0 +1,299 @@
+"""One native thread owns every SQLite connection; greenlets wait for it, the hub never does.
+
+1. The functions of this module run on the thread, the methods of Writer and Ticket on the hub. What is handed to the
+   thread touches its connection and plain values only: no gevent, no log, no metric, no lock, no COMMIT of its own.
+2. Functions enqueued within a few ms share one transaction (group commit), each in a savepoint of its own: one that
+   fails takes nobody with it. A ticket is done only after COMMIT has returned.
+3. Functions run in the order in which they were enqueued, with one exception: within a group, a database that
+   *trails* is written after the others. So it may lag behind them after a crash, and is never ahead of them.
+4. A disk that fails is final: nothing is written after the failed write, in any database; every later call says why.
+
+synchronous=FULL: WAL with NORMAL would survive `kill -9`, but after a loss of power the journal could have lost
+commits that the identity state still speaks of: replies asked for twice, and a head ahead of its chain, which is
+what a cut looks like. Group commit shares the fsync; `python -m bench.writer` prints what it costs.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import gevent
+from gevent.event import Event
+from gevent.threadpool import ThreadPool
+
+from engine.store.database import JOURNAL, REMEDIES, StoreError, again, code_of, open_database, store_error
+
+T = TypeVar("T")
+Function = Callable[[sqlite3.Connection], T]
+
+LINGER_S = 0.003  # how long a group waits for company; sessions that start together arrive within this
+GROUP_LIMIT = 500  # functions a transaction; bounds both latency and what one failure of the disk can take back
+
+PASSING = {sqlite3.SQLITE_BUSY}  # says nothing about the disk: the next write may well succeed
+
+
+class Database:
+    """A file that the writer has opened; opaque to those who use it."""
+
+    __slots__ = ("connection", "path", "trails")
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, trails: bool) -> None:
+        self.path = path
+        self.connection = connection
+        self.trails = trails
+
+    def __repr__(self) -> str:
+        return f"<Database {self.path}{' trails' if self.trails else ''}>"
+
+
+class _Failed:
+    """The outcome of a function that raised."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Group:
+    """Functions that go to the thread together."""
+
+    __slots__ = ("done", "items", "outcomes", "since", "urgent")
+
+    def __init__(self) -> None:
+        self.items: list[tuple[Database, Function[Any], bool]] = []  # the last says: in a transaction
+        self.outcomes: Sequence[Any] = ()
+        self.done = Event()
+        self.since = time.monotonic()
+        self.urgent = False  # somebody waits for it already, or it is full
+
+
+class Ticket(Generic[T]):
+    """What `enqueue` gives: the promise of one function's outcome."""
+
+    __slots__ = ("_group", "_index")
+
+    def __init__(self, group: _Group, index: int) -> None:
+        self._group = group
+        self._index = index
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is there: committed, or failed for good."""
+        return bool(self._group.done.is_set())
+
+    def wait(self) -> T:
+        """The function's value, after its commit; raises what it raised, or StoreError."""
+        self._group.done.wait()
+        outcome = self._group.outcomes[self._index]
+        if isinstance(outcome, _Failed):
+            raise outcome.error
+        return outcome  # type: ignore[no-any-return]
+
+    def then(self, callback: Callable[[Ticket[T]], object]) -> None:
+        """Call `callback(ticket)` on the hub once done; it must not block."""
+        self._group.done.rawlink(lambda _: callback(self))
+
+
+class Writer:
+    """The thread and the queue in front of it. One a process, used from the native thread that made it."""
+
+    def __init__(self, *, linger_s: float = LINGER_S, group_limit: int = GROUP_LIMIT) -> None:
+        self._linger_s = linger_s
+        self._group_limit = group_limit
+        self._pool = ThreadPool(1, idle_task_timeout=-1)  # one thread for life: connections belong to a thread
+        self._groups: deque[_Group] = deque()
+        self._hurry = Event()  # ends the lingering
+        self._flusher: gevent.Greenlet | None = None
+        self._databases: list[Database] = []
+        self._broken: list[StoreError] = []  # filled by the thread at the first failure of the disk
+        self._closed = False
+
+    def __repr__(self) -> str:
+        waiting = sum(len(group.items) for group in self._groups)
+        state = "closed" if self._closed else "broken" if self._broken else "open"
+        return f"<Writer {state} {waiting} waiting, {len(self._databases)} databases>"
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds that the oldest function has waited for its commit; 0 when none waits."""
+        return time.monotonic() - self._groups[0].since if self._groups else 0.0
+
+    def open(
+        self,
+        path: Path,
+        schema: str,
+        *,
+        kind: str = JOURNAL,
+        version: int | None = 1,
+        trails: bool = False,
+        create: bool = True,
+    ) -> Database:
+        """Open a database, made with `schema` (mode 0600, WAL) where there is none and `create` allows it.
+
+        `kind` and `version` are written into the file and must be the same later; `version` None takes any.
+        `trails`: see rule 3. Raises StoreError, without changing a file that is not ours.
+        """
+        self._refuse_when_closed()
+        opened = self._pool.apply(_open, (path, schema, kind, version, create))
+        if isinstance(opened, StoreError):
+            raise opened
+        database = Database(path, opened, trails=trails)
+        self._databases.append(database)
+        return database
+
+    def enqueue(self, db: Database, fn: Function[T]) -> Ticket[T]:
+        """Run `fn(connection)` in the next group's transaction. Never blocks; the ticket tells the outcome."""
+        return self._add(db, fn, transaction=True, urgent=False)
+
+    def call(self, fn: Function[T], db: Database) -> T:
+        """Run `fn(connection)` in a transaction, at once, and wait for its commit."""
+        return self._add(db, fn, transaction=True, urgent=True).wait()
+
+    def read(self, db: Database, fn: Function[T]) -> T:
+        """Run `fn(connection)` without a transaction and wait; it sees what was enqueued for `db` before it.
+
+        Cursors can't leave the thread: `fn` fetches what it returns.
+        """
+        return self._add(db, fn, transaction=False, urgent=True).wait()
+
+    def close_database(self, db: Database) -> None:
+        """Commit what waits and close one database; it can then be moved. A second call does nothing."""
+        if db not in self._databases:
+            return
+        self.read(db, lambda _: None)  # everything enqueued before has run
+        self._databases.remove(db)
+        self._pool.apply(_close, ([db.connection],))
+
+    def close(self) -> None:
+        """Commit what waits, close every database and end the thread. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._hurry.set()
+        if self._flusher is not None:
+            self._flusher.join()
+        self._pool.apply(_close, ([database.connection for database in self._databases],))
+        self._pool.kill()
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("The writer is closed: nothing can be stored any more.")
+
+    def _add(self, db: Database, fn: Function[T], *, transaction: bool, urgent: bool) -> Ticket[T]:
+        self._refuse_when_closed()
+        if self._broken and transaction:
+            raise again(self._broken[0])
+        if not self._groups or len(self._groups[-1].items) >= self._group_limit:
+            self._groups.append(_Group())
+        group = self._groups[-1]
+        group.items.append((db, fn, transaction))
+        if urgent or len(group.items) >= self._group_limit:
+            group.urgent = True
+            self._hurry.set()
+        if self._flusher is None:
+            self._flusher = gevent.spawn(self._flush)
+        return Ticket(group, len(group.items) - 1)
+
+    def _flush(self) -> None:
+        """Send group after group to the thread until none is left. While one commits, the next one gathers."""
+        while self._groups:
+            group = self._groups[0]
+            if not group.urgent:
+                self._hurry.wait(self._linger_s)
+            self._hurry.clear()
+            self._groups.popleft()
+            group.outcomes = self._pool.apply(_run, (group.items, self._broken))
+            group.items = []
+            group.done.set()
+        self._flusher = None
+
+
+# ---- from here on: the native thread (rule 1)
+
+
+def _open(path: Path, schema: str, kind: str, version: int | None, create: bool) -> sqlite3.Connection | StoreError:
+    try:
+        return open_database(path, schema, kind, version, create)
+    except StoreError as error:
+        return error  # raised on the hub: what a pool's thread raises, gevent prints as a traceback
+
+
+def _run(items: Sequence[tuple[Database, Function[Any], bool]], broken: list[StoreError]) -> list[Any]:
+    """Outcomes of a group's functions: values, or _Failed."""
+    outcomes: list[Any] = [None] * len(items)
+    order = sorted(range(len(items)), key=lambda index: items[index][0].trails)  # stable: else as enqueued
+    for (db, transaction), run in groupby(order, key=lambda index: (items[index][0], items[index][2])):
+        if not transaction:
+            for index in run:
+                outcomes[index] = _attempt(db, items[index][1])
+            continue
+        indices = list(run)
+        error = broken[0] if broken else _write(db, indices, items, outcomes)
+        if isinstance(error, StoreError) and not broken and error.code not in PASSING:
+            broken.append(error)
+        if error is not None:
+            for index in indices:
+                outcomes[index] = _Failed(again(error))
+    return outcomes
+
+
+def _write(
+    db: Database, indices: Sequence[int], items: Sequence[tuple[Database, Function[Any], bool]], outcomes: list[Any]
+) -> Exception | None:
+    """One transaction; gives the error that ended it as a whole, None when it was committed."""
+    connection = db.connection
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for index in indices:
+            connection.execute("SAVEPOINT one")
+            outcomes[index] = outcome = _attempt(db, items[index][1])
+            error = outcome.error if isinstance(outcome, _Failed) else None
+            if isinstance(error, StoreError):
+                _roll_back(connection)
+                return error
+            if not connection.in_transaction:
+                return error or RuntimeError(f"{items[index][1]!r} ended the transaction that it shares with others.")
+            if error is not None:
+                connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        _roll_back(connection)
+        return store_error(db.path, error)
+    return None
+
+
+def _attempt(db: Database, fn: Function[Any]) -> Any:
+    try:
+        return fn(db.connection)
+    except sqlite3.Error as error:
+        return _Failed(store_error(db.path, error) if code_of(error) in REMEDIES else error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the greenlet that waits
+        return _Failed(error)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """SQLite may have rolled back by itself; on a dead disk even this can fail, and changes nothing then."""
+    with suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _close(connections: Sequence[sqlite3.Connection]) -> None:
+    for connection in connections:
+        with suppress(sqlite3.Error):  # every commit is on disk; the log is taken up at the next start
+            connection.close()

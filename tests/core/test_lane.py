@@ -1,0 +1,227 @@
+"""Laws of lanes and their schedule, with time as data and a simulated site behind them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.core.control import ControlAnswer
+from engine.core.grammar import Range, Rate
+from engine.core.lane import Batch, Item, Lane, Visit
+from engine.core.policy import Policy, Recipients, Refusals, Sessions
+from engine.core.reasons import REASONS, Reach
+from engine.core.schedule import Schedule, Wait
+
+
+def policy(**changes: object) -> Policy:
+    plain = Policy(
+        name="lab",
+        sessions=Sessions(concurrency=2, rate=Rate(60, 60.0), burst=2),
+        recipients=Recipients(rate=Range(Rate(10, 1.0), Rate(10, 1.0)), per_session=10, per_transaction=4),
+        refusals=Refusals(per_session=5, rate=Range(Rate(1000, 3600.0), Rate(1000, 3600.0))),
+    )
+    return replace(plain, **changes)
+
+
+@dataclass
+class World:
+    """Drives a schedule through simulated time: each transaction takes a second."""
+
+    lane: Lane
+    refuses: frozenset[int] = frozenset()
+    now: float = 0.0
+    asked: list[tuple[float, int]] = field(default_factory=list)
+    controls: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    most_open: int = 0
+    open: list[tuple[float, Visit, Batch]] = field(default_factory=list)
+    unsettled_at_once: int = 0
+
+    def run(self, until: float = 1e6) -> None:
+        schedule = Schedule()
+        schedule.add(self.lane)
+        schedule.touch(self.lane, self.now)
+        while self.now < until:
+            turn = schedule.next(self.now)
+            if isinstance(turn, Visit):
+                self.starts.append(self.now)
+                self._begin(turn, turn.first)
+                continue
+            ends = [end for end, _, _ in self.open]
+            moments = ends + ([turn.until] if isinstance(turn, Wait) and turn.until is not None else [])
+            if not moments:
+                return
+            self.now = max(self.now, min(moments))
+            for entry in [entry for entry in self.open if entry[0] <= self.now]:
+                self.open.remove(entry)
+                self._end(entry[1], entry[2])
+                schedule.touch(self.lane, self.now)
+
+    def _begin(self, visit: Visit, batch: Batch) -> None:
+        at = max(self.now, batch.start_at)
+        self.open.append((at + 1.0, visit, batch))
+        self.most_open = max(self.most_open, self.lane.open_sessions)
+        asking = [b.domain.name for _, _, b in self.open if not b.domain.settled]
+        self.unsettled_at_once = max([self.unsettled_at_once] + [asking.count(name) for name in asking])
+        if batch.control:
+            self.controls.append(at)
+        self.asked += [(at, item.id) for item in batch.items]
+
+    def _end(self, visit: Visit, batch: Batch) -> None:
+        refused = sum(item.id in self.refuses for item in batch.items) + batch.control
+        self.refused += [self.now] * refused
+        self.lane.settle(visit, batch, refused, self.now)
+        if batch.control:
+            batch.domain.control = ControlAnswer.REFUSES
+        following = None
+        if not batch.domain.settled and len(batch.items) > refused:
+            following = self.lane.control(visit, batch.domain, self.now)
+            if following is None:
+                self.lane.want_control(batch.domain, self.now, self.now)
+        following = following or self.lane.more(visit, self.now)
+        if following is None:
+            self.lane.finish(visit, self.now)
+        else:
+            self._begin(visit, following)
+
+
+def loaded(count: int, domains: int = 1, **changes: object) -> Lane:
+    lane = Lane("site", policy(**changes))
+    for number in range(count):
+        name = f"d{number % domains}.example"
+        lane.domain(name, number % domains, "site")
+        lane.add(Item(number, f"user{number}", name), 0.0)
+    return lane
+
+
+LIMITS = st.fixed_dictionaries(
+    {
+        "concurrency": st.integers(1, 4),
+        "session_rate": st.integers(1, 30),
+        "burst": st.integers(1, 3),
+        "recipient_rate": st.integers(1, 20),
+        "per_transaction": st.integers(1, 6),
+        "per_session": st.integers(2, 12),
+        "refusals": st.integers(2, 8),
+        "budget": st.integers(2, 60),
+    }
+)
+
+
+@given(LIMITS, st.integers(1, 60), st.integers(1, 8), st.sets(st.integers(0, 59)))
+@settings(max_examples=120, deadline=None)
+def test_every_address_is_asked_once_and_no_limit_is_ever_passed(limits, count, domains, refuses):
+    """Whatever the limits: no starvation, no over-issue, concurrency and budget kept in every window."""
+    rate = Rate(limits["recipient_rate"], 1.0)
+    budget = Rate(limits["budget"], 3600.0)
+    world = World(
+        loaded(
+            count,
+            domains,
+            sessions=Sessions(limits["concurrency"], Rate(limits["session_rate"], 60.0), limits["burst"]),
+            recipients=Recipients(Range(rate, rate), limits["per_session"], limits["per_transaction"]),
+            refusals=Refusals(limits["refusals"], Range(budget, budget)),
+        ),
+        frozenset(refuses),
+    )
+    world.run()
+    assert sorted(item for _, item in world.asked) == list(range(count))
+    assert world.lane.idle
+    assert world.most_open <= limits["concurrency"]
+    assert world.unsettled_at_once <= 1
+    for first in world.starts:
+        window = sum(first <= at < first + 60.0 for at in world.starts)
+        assert window <= math.ceil(limits["burst"] - 1 + limits["session_rate"] + 1e-9)
+    for first in world.refused:
+        assert sum(first <= at < first + 3600.0 - 2.0 for at in world.refused) <= limits["budget"]
+
+
+def test_one_session_asks_a_domain_until_its_control_question_is_settled():
+    """First contact is one session and one transaction, and the control follows in the same session."""
+    world = World(loaded(100))
+    world.run()
+    assert world.unsettled_at_once == 1
+    assert len(world.controls) == 1
+    assert [at for at, _ in world.asked].count(world.asked[0][0]) == 4  # one transaction before the control
+    assert world.controls[0] <= sorted(at for at, _ in world.asked)[4]
+
+
+def test_a_domain_known_to_refuse_is_asked_no_control():
+    """A settled control question costs nothing more."""
+    lane = loaded(30)
+    lane.domains["d0.example"].control = ControlAnswer.REFUSES
+    world = World(lane)
+    world.run()
+    assert world.controls == []
+
+
+def test_refusals_are_reserved_before_they_are_asked():
+    """With a budget of three in the window, a write never holds more than three recipients."""
+    budget = Rate(3, 3600.0)
+    lane = loaded(9, refusals=Refusals(5, Range(budget, budget)))
+    lane.domains["d0.example"].control = ControlAnswer.REFUSES
+    world = World(lane, frozenset(range(9)))
+    world.run()
+    by_moment = [at for at, _ in world.asked]
+    assert all(sum(first <= at < first + 3599.0 for at in by_moment) <= 3 for first in by_moment)
+
+
+def test_no_session_starts_after_the_source_was_refused_until_half_open():
+    """A refusal of reach `source` opens the lane at the first; half-open asks one address."""
+    lane = loaded(50)
+    visit = lane.start(0.0)
+    assert visit is not None
+    lane.observe(visit.first.domain, REASONS["ip_blocklisted"], Reach.SOURCE, 1.0, 0.0)
+    assert lane.more(visit, 1.0) is None
+    lane.settle(visit, visit.first, 0, 1.0)
+    lane.finish(visit, 1.0)
+    due = lane.ready_at(1.0)
+    assert due == pytest.approx(1.0 + lane.policy.breaker.open_s)
+    trial = lane.start(due)
+    assert trial is not None
+    assert len(trial.first.items) == 1
+    assert lane.start(due) is None
+
+
+def test_a_domain_that_refuses_us_does_not_stop_its_neighbours():
+    """Reach `domain` holds that domain only; three in a row are the source's refusal."""
+    lane = loaded(40, domains=4)
+    names = list(lane.domains)
+    lane.observe(lane.domains[names[0]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0)
+    visit = lane.start(0.0)
+    assert visit is not None
+    assert visit.first.domain.name != names[0]
+    lane.observe(lane.domains[names[1]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0)
+    assert lane.breaker.allows(0.0)
+    lane.observe(lane.domains[names[2]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0)
+    assert not lane.breaker.allows(0.0)
+
+
+def test_greylisting_opens_nothing():
+    """A server that asks to come back later is no refusal of us."""
+    lane = loaded(4)
+    for _ in range(100):
+        lane.observe(lane.domains["d0.example"], REASONS["greylisted"], Reach.NONE, 0.0, 0.0)
+    assert lane.breaker.allows(0.0)
+    assert lane.domains["d0.example"].hold is None
+
+
+def test_a_catch_all_domain_is_asked_no_more():
+    """Its queue empties at once, what waited for later included."""
+    lane = loaded(1000)
+    lane.add(Item(2000, "late", "d0.example"), 0.0, 500.0)
+    assert len(lane.drop_domain(lane.domains["d0.example"])) == 1001
+    assert lane.idle
+
+
+def test_learned_limits_only_shrink():
+    """A site that once told its limit is believed."""
+    lane = loaded(1)
+    lane.learn(per_transaction=2)
+    lane.learn(per_transaction=9)
+    assert lane.per_transaction == 2
