@@ -78,6 +78,7 @@ class _Reply:
     enhanced: str
     status: str
     text: str  # unfolded, without the codes in front
+    words: tuple[str, ...]
     hits: int
     stage: Stage  # RCPT for all that is read so
 
@@ -118,6 +119,7 @@ def _prepare(code: int | None, enhanced: str, text: str, stage: Stage, echoed: S
     front = _ENHANCED.match(text)
     if front and (given is None or given[1] == front[1]):
         given, text = front, text[front.end() :]
+    found_words = words(text, echoed)
     first = code // 100 if code is not None else int(given[2]) if given else 0
     final = {4: False, 5: True}.get(first)
     return _Reply(
@@ -126,7 +128,8 @@ def _prepare(code: int | None, enhanced: str, text: str, stage: Stage, echoed: S
         given[1] if given else "",
         given[3] if given else "",
         text,
-        rules.PHRASES.find(words(text, echoed)) & (_OF_CLASS[final] | rules.SOURCE_BIT),
+        tuple(found_words),
+        rules.PHRASES.find(found_words) & (_OF_CLASS[final] | rules.SOURCE_BIT),
         Stage.RCPT if stage in _AS_RCPT else stage,
     )
 
@@ -179,16 +182,16 @@ def _enhanced(reply: _Reply) -> tuple[str, str] | None:
     if subject == "7" and reply.status not in rules.ENHANCED and len(detail) == 3:
         pair = rules.EXCHANGE_ONLINE.get(detail[0], pair)
     reason = pair[reply.final is True] if pair else ""
-    return (reason, f"enhanced:{reply.enhanced}") if reason else None
+    if reason.startswith("~") and (better := _words(reply, _MAILBOX | _DOMAIN)):
+        return better
+    return (reason.lstrip("~"), f"enhanced:{reply.enhanced}") if reason else None
 
 
 def _final_words(reply: _Reply) -> tuple[str, str] | None:
     found = _words(reply, _MAILBOX) or _words(reply, _DOMAIN) or _words(reply, _STATE) or _words(reply, _POLICY)
-    if found or reply.status == "2.1":
-        return found or ("mailbox_disabled", f"enhanced:{reply.enhanced}")
-    if reply.code in rules.UNEXPLAINED:
+    if found is None and reply.code in rules.UNEXPLAINED:
         return _words(reply, _GENERIC)
-    return None
+    return found
 
 
 def _temporary_words(reply: _Reply) -> tuple[str, str] | None:
@@ -203,7 +206,7 @@ def _code(reply: _Reply) -> tuple[str, str]:
     if reply.stage in _BEFORE_RCPT and reply.code != 556:
         return _BEFORE_RCPT[reply.stage][reply.final is True], f"stage:{reply.stage}"
     reason = rules.CODES.get(reply.code or 0, "unclassified_reply" if reply.final else "smtp_tempfail")
-    if reply.code in rules.UNEXPLAINED and any(char.isalpha() for char in reply.text):
+    if reply.code in rules.UNEXPLAINED and not rules.GENERIC_WORDS.issuperset(reply.words):
         reason = "unclassified_reply"  # it does explain itself, in words that no rule knows
     return reason, f"code:{reply.code or reply.enhanced}"
 
@@ -221,7 +224,7 @@ def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:
     if reply.code in _NOT_OF_A_USER and reason in {"mailbox_not_found", "rcpt_rejected"}:
         return rules.CODES[reply.code], f"code:{reply.code}"
     subject = reply.status.partition(".")[0]
-    if subject == "3" or (subject == "7" and reply.status != "7.13"):
+    if subject == "3" or (subject == "7" and reason != "mailbox_disabled"):
         return ("policy_rejected" if subject == "7" else "server_busy"), f"enhanced:{reply.enhanced}"
     if recipient and not reply.hits & _MAILBOX and reply.hits & _BLOCKED:
         return "policy_rejected", "words:blocked"

@@ -114,6 +114,8 @@ _STAGES = {
     State.HELO: Stage.EHLO,
     State.STARTTLS: Stage.TLS,
     State.HANDSHAKE: Stage.TLS,
+    State.RSET: Stage.MAIL,
+    State.MAIL: Stage.MAIL,
     State.RCPT: Stage.RCPT,
 }
 
@@ -122,7 +124,7 @@ _NO_EHLO = frozenset({500, 502, 504})
 
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _HELO_NAME = re.compile(r"[A-Za-z0-9.:_\[\]-]+")
-_CONTROLS = r"\x00-\x1f\x7f-\x9f"
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"  # and what can't be encoded
 _ADDRESS = re.compile(
     rf'(?:[^{_CONTROLS} "(),:;<>@\[\\\]]+|"(?:[^{_CONTROLS}"\\]|\\[ -~])*")@[^{_CONTROLS} "<>@\\]+',
 )
@@ -181,6 +183,7 @@ class Dialogue:
         if tls not in {"never", "opportunistic", "require"}:
             raise Misuse(f"{tls!r} is no TLS policy; expected never, opportunistic or require")
         self.state = State.GREETING
+        self.stage = Stage.CONNECT  # the last gate reached: where a fault is to be reported
         self.secure = False
         self.heard = 0  # replies so far
         self.extensions: dict[str, str] = {}
@@ -199,11 +202,6 @@ class Dialogue:
 
     def __repr__(self) -> str:
         return f"<Dialogue {self.state}, {self.heard} replies, {len(self._asked)} recipients unanswered>"
-
-    @property
-    def stage(self) -> Stage:
-        """The gate at which something that happens now would have to be reported."""
-        return _STAGES.get(self.state, Stage.MAIL)
 
     @property
     def pipelining(self) -> bool:
@@ -384,6 +382,7 @@ class Dialogue:
         if state is None:
             raise Misuse(f"{move} is no move in state {self.state}")
         self.state = state
+        self.stage = _STAGES.get(state, self.stage)
 
     def _fail(self, error: ProtocolError) -> NoReturn:
         self._turn(Move.GARBAGE)
@@ -415,7 +414,7 @@ def _command(verb: str, address: str, smtputf8: bool, parameters: str = "") -> b
     try:
         line = f"{verb}:<{address}>{parameters}\r\n".encode("utf-8" if smtputf8 else "ascii")
     except UnicodeEncodeError:
-        raise Misuse(f"{address!r} can't be sent in {'UTF-8' if smtputf8 else 'ASCII; ask with smtputf8'}") from None
+        raise Misuse(f"{address!r} is not ASCII; ask with smtputf8 where the server offers it") from None
     if len(line) > (MAX_COMMAND_UTF8 if smtputf8 else MAX_COMMAND):
         raise Misuse(f"a command of {len(line)} octets is too long; {verb} takes at most {MAX_COMMAND}")
     return line

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
+
+from engine.core.grammar import Range, Rate
 
 
 class Mode(StrEnum):
@@ -21,6 +23,26 @@ class Status(StrEnum):
     DRAINING = "draining"
     DISABLED = "disabled"
     QUARANTINED = "quarantined"
+
+
+_SESSIONS = Range(Rate(60, 60.0), Rate(1200, 60.0))
+_REFUSALS = Range(Rate(200, 3600.0), Rate(2000, 3600.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an identity may spend over all its lanes; None is no limit. Our guess: no source names such numbers."""
+
+    sessions: Range | None = _SESSIONS
+    refusals: Range | None = _REFUSALS
+
+
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """A young identity's recipients a day, counted from `since`; after the last step it is warm."""
+
+    since: date
+    per_day: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +63,8 @@ class Identity:
     identity_domain: str = ""
     pool_tags: frozenset[str] = field(default_factory=frozenset)
     status: Status = Status.ENABLED
+    limits: Limits = Limits()
+    warmup: Warmup | None = None
 
     @property
     def key(self) -> str:

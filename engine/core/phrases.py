@@ -26,7 +26,7 @@ class _Node:
 class Phrases:
     """A set of phrases, each with a bit; `find` gives the bits of those that occur.
 
-    `vocabulary` folds the phrases' own words.
+    `vocabulary` folds the phrases' own words; ValueError for a word without weight, which no text can contain.
     """
 
     def __init__(self, phrases: Iterable[tuple[str, int]], vocabulary: Mapping[str, str]) -> None:
@@ -34,11 +34,13 @@ class Phrases:
         self.words: set[str] = set()
         for phrase, bit in phrases:
             for row in _spell_out(phrase):
-                self._add([vocabulary.get(word, word) for word in row], bit)
+                self._add([vocabulary.get(word, word) for word in row], bit, phrase)
 
-    def _add(self, row: list[str], bit: int) -> None:
+    def _add(self, row: list[str], bit: int, phrase: str) -> None:
         node = self._root
-        for word in filter(None, row):
+        for word in row:
+            if not word:
+                raise ValueError(f"phrase {phrase!r} holds a word without weight, so that it can never match")
             if word == "..":
                 node.gap = node.gap or _Node()
                 node = node.gap

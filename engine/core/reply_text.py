@@ -81,7 +81,8 @@ def _unusual(token: str, names: set[str]) -> list[str]:
     if core in names:
         return ["@"]
     if "@" in core:
-        return [*_pieces(core[: core.rfind(":", 0, core.index("@")) + 1]), "@"]
+        before, _, after = core.partition("@")
+        return [*_pieces(before.rpartition(":")[0]), "@", *_pieces(after.partition(":")[2])]
     if any(mark in core for mark in LIST_MARKS):
         return ["#zone"]
     if "://" in core or core.startswith("www."):

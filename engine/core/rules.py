@@ -54,49 +54,33 @@ def _read(table: str) -> tuple[Rule, ...]:
 # Words that blame us or the message, or say that the mailbox is there: never an `invalid`.
 EXCUSES = _read("""
 own_trouble server_busy
-    system|local|configuration fail|problem; server fail|problem; internal server|system|fail;
-    temporary lookup|verify|dns|system|host fail; hop|hops count|over|limit|many; too many hop|hops;
-    mail|routing|message|forward loop; loop detected|back
+    system|server|local|configuration fail|problem|error; internal server|system|fail|error;
+    temporary lookup|verify|system|server fail|error; configuration problem; hop|hops count|over|limit|many;
+    too many hop|hops; mail|routing|message|forward loop; loop detected|back
 block_list ip_blocklisted
     #zone; blocklist; block|black|reject list; SOURCE ~ list; list in|on|by|under|#host; block using;
     realtime block; block by rbl; spam source; block #host; found on one or more; open relay|proxy host|list|test
 reverse_name ptr_missing
-    ptr; reverse dns|name|host|verify|record|address|resolution|entry|mapping|delegation|pointer; no reverse; ip name;
-    not found your host|reverse; not found .. reverse; dns ~ #ip .. fail|not; your ip|host|#ip .. not resolve|resolved;
-    not resolve|resolved .. your ip|host; client host reject not found; host name|names .. not match; generic dns
+    ptr; reverse dns|name|host|verify|record|address|resolution|entry|mapping|delegation|pointer; no reverse;
+    ip name; not found your host|reverse; not found .. reverse; dns ~ #ip .. fail|not;
+    your ip|host|#ip .. not resolve|resolved; not resolve|resolved .. your ip|host; client host reject not found;
+    host name|names .. not match; generic dns
 helo helo_rejected
-    helo ~ NO|invalid|fail|match|unknown|require|name|resolve|fqdn|argument|string|mismatch|forged|fake|domain;
+    helo ~ NO|invalid|fail|match|unknown|name|resolve|fqdn|argument|string|mismatch|forged|fake|domain;
     helo command
 reputation ip_reputation_low
-    reputation; untrusted|suspect|abusive SOURCE; complaints .. SOURCE
+    reputation; complaints .. SOURCE
 relay relay_denied
-    relay ~ NO|no|access|fail|permission|attempt|deny; not .. relay for|mail|message|through|this; rcpthosts;
+    relay ~ NO|no|access|fail|permission|attempt|deny; not .. relay for|mail|message|through; rcpthosts;
     not .. gateway; we not relay; not relay; not|no local|hosted|handled|served|my|our|relay domain;
     domain .. not .. local|hosted|handled|served|here|list|relay|allow
-source_refused ip_blocked
-    client|host|ip|#ip|network .. reject|block|ban; SOURCE .. not allow|authorized|accept|whitelist|trust|trusted|welcome;
-    reject|block|ban .. your SOURCE|provider; reject|block|ban .. ip|#ip; your .. SOURCE .. reject|block|not|bad;
-    access .. from SOURCE; connection|session reject|block|not|from; reject|block .. connection; not accept .. connection;
-    not allow to connection; not accept|allow .. from .. SOURCE; mail|message from #ip|ip .. reject|block|not;
-    dynamic SOURCE|address|range|pool|assigned|allocated|space; dynamically assigned; bypassing .. relay;
-    your .. access .. reject|block; access .. system .. reject|block; bad|unauthorized SOURCE; ban send|SOURCE;
-    direct to mx
-mailbox_rate mailbox_receiving_rate
-    BOX ~ receive .. rate|fast|much|frequent; receive .. mail|message .. rate|too; BOX receive limit|rate|limits
-mailbox_full mailbox_full
-    WHO|box ~ full|quota; over|insufficient|out .. quota; quota .. over|full|violation|limit;
-    over .. allow .. storage|quota|size; over storage|capacity; storage .. over|full; out storage space; mail box full;
-    BOX .. size|storage|space|limit|capacity .. over|full|limit; BOX .. over .. size|storage|space|limit|capacity|allowed;
-    over .. size|storage|limit|space .. for .. BOX; over BOX; BOX .. too full|large|big;
-    BOX .. insufficient|not|out|no .. storage|space; insufficient|not|out|no .. storage|space .. BOX
-storage server_storage
-    insufficient|no|not|out|low .. system|space|storage|memory|resources; space shortage|low; storage|space|disk shortage;
-    disk full|quota|over; filesystem|system|server full
 sender_authentication sender_auth_failed
-    spf; dkim; dmarc; domainkeys; senderid; adsp; unauthenticated mail|message; authentication level|checks|results;
-    spoof|spoofed|spoofing|forged|forgery|antispoof|antispoofing|impersonation
+    spf; senderid; spoof|spoofed|spoofing|forged|forgery|antispoof|antispoofing|impersonation
+message_authentication policy_rejected
+    dkim; dmarc; domainkeys; adsp; unauthenticated mail|message; authentication level|checks|results
 login auth_required
-    too many login; authentication ~ require|fail|first|reject|not|no|mechanism|invalid|unsuccessful|before|use|smtp;
+    too many login;
+    authentication ~ require|fail|first|reject|not|no|mechanism|invalid|unsuccessful|before|use|smtp;
     unauthenticated sender|client|user|connection|relay|submission|session; please|require|not|should .. login;
     login ~ first|fail|again|require|reject; password ~ not|invalid|accept|require|reject|fail|application;
     anonymous .. not|mail|access; pop ~ before|first|imap
@@ -104,22 +88,50 @@ tls tls_required
     tls ~ require|first|only|issue|encrypt|policy|reject|not|insecure; insecure connection
 connections too_many_connections
     too many .. connection|session|client; concurrent|maximum|max ~ connection|session|client;
-    connection ~ limit|rate|over|count|frequent|concurrency; connection .. too|so .. many|fast|frequent; many connection
+    connection ~ limit|rate|over|count|frequent|concurrency; connection .. too .. many|fast|frequent;
+    many connection
 counted_refusals rate_limited
-    too many .. invalid|unknown|nonexistent|fail; too many recipient .. hour|day|minutes|time|period;
-    recipient .. too many .. hour|day|minutes; directory harvest|harvesting; dha; dhap
+    too many .. invalid|unknown|nonexistent|fail .. recipient|user|address|mailbox|attempts;
+    too many recipient .. hour|day|minutes|time|period; recipient .. too many .. hour|day|minutes;
+    directory harvest|harvesting; dha; dhap
 recipients too_many_recipients
     too many .. recipient|address|rcpts; max|maximum ~ recipient|rcpts; recipient .. limit|count|number .. over;
-    over .. recipient; recipient limit; only one|single recipient; one|single recipient .. time|per|transaction|only;
+    over .. recipient; recipient limit; only one|single recipient;
+    one|single recipient .. time|per|transaction|only;
     multiple|different .. recipient|domain .. transaction|same|session; multiple .. domain .. per|one
+mailbox_rate mailbox_receiving_rate
+    BOX ~ receive .. rate|fast|much|frequent; receive .. mail|message .. rate|too; BOX receive limit|rate|limits
+sending_quota rate_limited
+    hour|day|relay|send .. quota|limit
+mailbox_full mailbox_full
+    WHO|box ~ full|quota; over|insufficient|out .. quota; quota .. over|full|violation|limit;
+    over .. allow .. storage|quota|size; over storage|capacity; storage .. over|full; out storage space;
+    mail box full; BOX .. size|storage|space|limit|capacity .. over|full|limit;
+    BOX .. over .. size|storage|space|limit|capacity|allowed; over .. size|storage|limit|space .. for .. BOX;
+    over BOX; BOX .. too full|large|big; BOX .. insufficient|not|out|no .. storage|space;
+    insufficient|not|out|no .. storage|space .. BOX
+storage server_storage
+    insufficient|no|not|out|low .. system|space|storage|memory|resources; space shortage|low;
+    storage|space|disk shortage; disk full|quota|over; filesystem|system|server full
 rate rate_limited
     throttle; rate .. limit|over|too|high|control; limit|over|unusual|high|excessive .. rate;
-    too many .. message|mail|command|attempts|requests|bounces|transactions|times; too much .. mail|traffic|message|data;
-    too|so|more fast|frequent; frequent limit; frequent .. limit|much|over; slow down; slowdown;
-    excessive|high volume|mail|traffic|use; volume .. over|excessive|limit|too;
+    too many .. message|mail|command|error|attempts|requests|bounces|transactions|times;
+    too much .. mail|traffic|message|data; too|more fast|frequent; frequent limit; frequent .. limit|much|over;
+    slow down; slower; slowdown; excessive|high volume|mail|traffic|use; volume .. over|excessive|limit|too;
     over .. message|mail|send .. limit|per|hour|day|session|connection; message|mail|send|hour|day limit|quota;
-    limit .. per|message|mail .. hour|day|minutes|session; max number|limit .. message|mail; per session|hour|day|minutes;
-    denial service
+    limit .. per|message|mail .. hour|day|minutes|session; max number|limit .. message|mail;
+    per session|hour|day|minutes; denial service
+source_refused ip_blocked
+    client|host|ip|#ip|network .. reject|block|ban;
+    SOURCE .. not allow|authorized|accept|whitelist|trust|trusted|welcome;
+    reject|block|ban .. your SOURCE|server|provider; reject|block|ban .. ip|#ip;
+    your .. SOURCE|server .. reject|block|not|bad; access .. from SOURCE; connection|session reject|block|not|from;
+    reject|block .. connection; not accept .. connection; not allow to connection;
+    not accept|allow .. from .. SOURCE; mail|message from #ip|ip .. reject|block|not;
+    dynamic SOURCE|address|range|pool|assigned|allocated|space; dynamically assigned; bypassing .. relay;
+    your .. access .. reject|block; access .. system .. reject|block;
+    bad|unauthorized|untrusted|suspect|abusive SOURCE; ip .. send .. not authorized|allow; ban send|SOURCE;
+    direct to mx
 greylist_now greylisted 4
     come back; first time .. later|again|retry|sender; new|unknown|unfamiliar sender .. later|again|retry|wait;
     try|retry|again|wait .. seconds|minutes
@@ -129,35 +141,31 @@ recipient_restricted recipient_restricted
     restrict ~ sender; resolver rst; restrict to|recipient; WHO|group|list .. restrict;
     WHO|group|list .. only accept|receive|allow; only accept|receive|allow .. mail|message|from;
     not .. authorized|allow|permission .. send|mail|post|deliver .. WHO|group|list|@; deliver not authorized;
-    WHO|group .. not accept|want|receive|allow .. mail|message .. from; user|recipient reject .. mail|message|sender;
-    sender .. not authorized|allow .. recipient|group; internal|members only; block by .. recipient|user
+    WHO|group .. not accept|want|receive|allow .. mail|message .. from;
+    user|recipient reject .. mail|message|sender; sender .. not authorized|allow .. recipient|group;
+    internal|members only; block by .. recipient|user
 sender sender_rejected
     sender ~ NO|invalid|unknown|no|verify|fail|unverified|domain|mx|nonexistent|found|exist|list|policy;
-    mailfrom ~ NO|invalid|unknown|no|verify|fail|list|domain; mail from ~ invalid|unknown|fail|not|verify|unverified;
-    mail from .. reject|block|bad; sender address; envelope from|sender|domain; originating domain;
+    mailfrom ~ NO|invalid|unknown|no|verify|fail|list|domain;
+    mail from ~ invalid|unknown|fail|not|verify|unverified; mail from .. reject|block|bad; sender address;
+    envelope from|sender|domain; originating domain;
     from|return|reply address|domain|path ~ NO|invalid|unknown|verify|fail|no|exist|missing;
-    your|send domain ~ NO|invalid|fail|no|unknown; your mail|address|account|user .. NO|disabled|unknown|locked|invalid;
+    your|send domain ~ NO|invalid|fail|no|unknown;
+    your mail|address|account|user .. NO|disabled|unknown|locked|invalid;
     null|empty|missing|blank sender|mailfrom|from|return|reverse|envelope; bounce|bounces not accept|allow;
     identical sender; sender equals|same
-protocol protocol_error
-    sequence .. command; command .. sequence|order; out order|sequence; stray|bare newline|lf|cr|line;
-    command not recognized|implemented|supported|valid|understood|unknown;
-    unknown|invalid|unimplemented|unsupported command; syntax fail; pipelining; synchronization; synchronisation;
-    say|send|require|issue|expected .. recipient|mail|helo .. first|command|before; recipient|helo|mailfrom first;
-    nested mail; protocol ~ fail|violation|not; smtp protocol; parameter|parameters .. not|unsupported|unknown|invalid;
-    8 bit; 8bit
 message_size message_rejected
     message|mail|content|size .. too large|long; message|mail .. size .. over|limit|maximum|large;
-    over .. message|maximum|max|mail .. size; over size; size limit|over|violation|large; size .. over|limit; too large;
-    sendsizelimit; much mail data
+    over .. message|maximum|max|mail .. size; over size; size limit|over|violation|large; size .. over|limit;
+    too large; sendsizelimit; much mail data
 spam message_rejected
-    spam; uribl; virus; malicious; content ~ NO|match|problem|invalid|filter|policy; message|mail content; looks like;
-    score|scored; prohibited .. content|file|extension; filter|filtered; bulk mail|message; abuse|abusive; mime;
-    rfc 2822|5322
+    spam; uribl; virus; malicious; content ~ NO|match|problem|invalid|filter|policy; message|mail content;
+    looks like; score|scored; prohibited .. content|file|extension; filter|filtered; bulk mail|message;
+    abuse|abusive; mime; rfc 2822|5322
 policy policy_rejected
-    policy; administrative; administrator ~ NO; prohibited; permission; access|service|transaction reject;
-    access not allow; forbidden; security; not authorized|allow|welcome|trust|trusted; unauthorized; all recipient;
-    block by|due|because; by .. rule|rules|ruleset|acl
+    policy; administrative ~ NO|policy|action; administrator ~ NO; prohibited; permission;
+    access|transaction reject; access not allow; forbidden; security; not authorized|allow|welcome|trust|trusted;
+    unauthorized; all recipient; by .. rule|rules|ruleset|acl
 """)
 
 # About the mailbox: a 5yz at RCPT is then a refused recipient.
@@ -167,42 +175,50 @@ bad_syntax mailbox_bad_syntax 5
     restrict|invalid characters|character .. address|local|mailbox|recipient; invalid .. address format
 moved mailbox_moved 5
     WHO .. moved; moved to; user not local; no longer on; please|try .. forward; try @; WHO .. changed; new address
+disabled mailbox_disabled
+    WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. block|unused; WHO .. not .. active|enabled|use|used|activated;
+    WHO .. no|not longer|more; mail not accept .. address|user|mailbox; no|not longer .. active|use|used|valid|accept|work|works|monitored|with|available|employed|exist;
+    left .. company|organization|organisation; WHO .. not|no .. receive|accept .. mail|message
 unknown_user mailbox_not_found
     WHO|@ ~ unknown|nonexistent|unrouteable|undeliverable|unallocated; WHO ~ invalid; unrouteable; undeliverable address;
     no|not such WHO|person|mail|name|local|id|here|@; WHO|@|mail ~ not|no exist|found; person|name|one not|no found here;
     user|path|account|mailbox .. no exist; no WHO here|by|with|name|called|named; no person|one here|by|with|name;
-    not|no have .. account|mailbox|user|address; no valid WHO; not .. mailbox|user .. here|name;
+    not|no have .. account|mailbox|user|address; user have no mail|mailbox|account; recipientnotfound; not .. mailbox|user .. here|name;
     not|no .. found .. recipient|user|mailbox|directory|table|@|list; not .. valid|known|existing|active WHO|mail;
     WHO|@ .. not .. valid|known|registered|here|assigned|listed|local|configured|ok|list|recognized;
-    recipient .. not on|in; WHO verify fail; verify fail .. @|recipient|user|mailbox; address .. verify .. fail;
-    unknown local|virtual|to|in|at; not our user; local|virtual|relay|alias recipient|mailbox|user|alias table;
+    recipient .. not on|in; WHO verify fail; verify fail .. @|recipient|user|mailbox; address verify .. fail;
+    unknown local|virtual|to|in; not our user; local|virtual|relay|alias recipient|mailbox|user|alias table;
     not list .. directory|domino|public; dead|mistyped|typo user|mailbox|address; not accept WHO
-disabled mailbox_disabled
-    WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. block|unused; WHO .. not .. active|enabled|use|used|activated;
-    WHO .. no|not longer|more; no|not longer .. active|use|used|valid|accept|work|works|monitored|with|available|employed|exist;
-    left .. company|organization|organisation; WHO .. not|no .. receive|accept .. mail|message
 """)
 
 # About the recipient's domain.
 DOMAIN = _read("""
 takes_no_mail host_accepts_no_mail 5
-    domain|host|we|system|#host .. not|no accept|receive mail|message|any; not accept|receive mail here|ever;
+    domain|host|server|we|system|#host .. not|no accept|receive mail|message|any; not accept|receive mail here|ever;
     no mail|smtp service|here|accept; accept no mail; no smtp service; domain not .. configured .. receive|accept|mail;
     null mx; nullmx; not mail host|exchanger
 domain_unknown domain_not_found
-    domain ~ not|no found|exist; domain ~ unknown|invalid|nonexistent|unrouteable; host unknown; unknown host;
+    domain ~ not|no found|exist; domain ~ unknown|invalid|nonexistent|unrouteable; domain not .. use|used|active|registered; host unknown; unknown host;
     no|not such domain|host; host .. not found; no mx; not|no .. mail exchanger; domain name not; nxdomain;
     host|domain name verify|resolution fail; not found .. mx; no route to; invalid destination
 """)
 
 # About the server's own state.
 STATE = _read("""
+protocol protocol_error
+    sequence .. command; command .. sequence|order; out order|sequence; stray|bare newline|lf|cr|line;
+    command not recognized|implemented|supported|valid|understood|unknown;
+    unknown|invalid|unimplemented|unsupported command; syntax error; pipelining; synchronization; synchronisation;
+    say|send|require|issue|expected .. recipient|mail|helo .. first|command|before; recipient|helo|mailfrom first;
+    declare smtputf8; helo first; 8 bit; nested mail; protocol ~ error|violation|not; smtp protocol;
+    parameter|parameters .. not|unsupported|unknown|invalid; 8 bit; 8bit
 server_state server_busy
     busy; shutdown; maintenance; overloaded; high|system|server|too load; load .. too|high|average;
-    service|system|host|resources|resource|directory|database .. unavailable|down|offline|not available;
+    service|system|server|host|resources|resource|directory|database .. unavailable|down|offline; host|server|service|system|resources not available;
     service|system|resources .. temporary; not available|accept .. moment|now|time; resources temporary;
-    configuration|database|ldap|processing|software|backend|dns|resource|queue|unexpected|mapping|write|read|file|verify fail|problem;
-    fail .. system|internal|server|configuration|database|ldap; hop|hops; loop; timeout; expired; license;
+    configuration|database|ldap|processing|software|backend|dns|resource|queue|unexpected|mapping|write|read|file|verify fail|problem|error;
+    server|system|local error|fail|problem;
+    fail|error .. system|internal|server|configuration|database|ldap; hop|hops; loop; timeout; expired; license;
     closing|close connection|channel|transmission; not responding; queue full; try|again later; tempfail
 """)
 
@@ -210,16 +226,21 @@ server_state server_busy
 POLICY = _read("""
 blocked policy_rejected
     block; ban; restrict; access; rule|rules|acl; not want
-message message_rejected
-    message|mail .. reject|block|unacceptable|undesirable|discarded|quarantined|not accept; message|mail .. not .. accept
+message policy_rejected
+    message|mail .. reject|block|unacceptable|undesirable|discarded|quarantined; message|mail .. not .. accept
 addressed policy_rejected
     your; you; client; contact
 """)
 GENERIC = _read("""
 refused rcpt_rejected 5
-    reject; unavailable; undeliverable; requested action; not accept|ok|valid|deliver; unacceptable;
-    WHO|@ ~ not|fail|problem
+    WHO|@ ~ not|fail|problem|reject|unavailable|undeliverable|unacceptable|deliver; requested action
 """)
+
+# A refusal made of nothing but these says neither why nor whom: generic.
+GENERIC_WORDS = frozenset(
+    "reject unavailable undeliverable unacceptable not accept requested action taken ok valid deliver fail error sorry "
+    "permanent mail smtp command command: recipient mailbox address user account @ #host to for by from your".split()
+)
 
 # Words that say "you are refused as a source", in whatever kind of refusal.
 _SOURCE = """
@@ -228,34 +249,35 @@ _SOURCE = """
 """
 
 # ---- codes ------------------------------------------------------------------------------------------------------------
-# Subject and detail of an enhanced code; class 4 | class 5. `-`: the code says too little, the text decides.
+# Subject and detail of an enhanced code; class 4 | class 5. `-`: the code says too little, the text decides;
+# `~`: words about the mailbox or its domain come first, for they tell more.
 _ENHANCED = """
-1.1     mailbox_temporarily_unavailable  mailbox_not_found
+1.1     mailbox_temporarily_unavailable  ~mailbox_not_found
 1.2     smtp_tempfail                    domain_not_found
 1.3     mailbox_temporarily_unavailable  mailbox_bad_syntax
 1.6     mailbox_temporarily_unavailable  mailbox_moved
 1.7     sender_rejected                  sender_rejected
 1.8     sender_rejected                  sender_rejected
-1.10    smtp_tempfail                    domain_null_mx
+1.10    smtp_tempfail                    ~domain_null_mx
 1.90    rate_limited                     rate_limited
 1.351   mailbox_temporarily_unavailable  mailbox_not_found
-2.1     -                                -
+2.1     mailbox_temporarily_unavailable  ~mailbox_disabled
 2.2     mailbox_full                     mailbox_full
 2.3     message_rejected                 message_rejected
 2.121   mailbox_receiving_rate           mailbox_receiving_rate
 2.122   mailbox_receiving_rate           mailbox_receiving_rate
 3.1     server_storage                   server_storage
 3.4     message_rejected                 message_rejected
-4.0     server_busy                      -
-4.1     server_busy                      -
+4.0     server_busy                      ~server_busy
+4.1     server_busy                      ~server_busy
 4.4     server_busy                      domain_not_found
 4.310   smtp_tempfail                    domain_not_found
-5.1     protocol_error                   -
+5.1     protocol_error                   ~protocol_error
 5.2     protocol_error                   protocol_error
 5.3     too_many_recipients              too_many_recipients
 5.4     protocol_error                   protocol_error
 6.7     eai_unsupported                  eai_unsupported
-7.1     greylisted                       policy_rejected
+7.1     greylisted                       ~policy_rejected
 7.2     recipient_restricted             recipient_restricted
 7.4     auth_required                    auth_required
 7.8     auth_required                    auth_required
@@ -295,7 +317,7 @@ _SUBJECTS = """
 3       server_busy                      server_busy
 4       server_busy                      server_busy
 6       message_rejected                 message_rejected
-7       -                                policy_rejected
+7       -                                ~policy_rejected
 """
 
 # Three digits with nothing more to tell, read at RCPT.

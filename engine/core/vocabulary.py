@@ -22,7 +22,7 @@ user: users username benutzer benutzername empfangername nutzer utilisateur usua
 mailbox: mailboxes mbox inbox maildrop postfach boite bal casella buzon skrzynka mailfach postvak brevlada maibox
 account: accounts acct konto kontos compte cuenta conta kunde
 recipient: recipients rcpt rcptto receiver addressee empfanger empfaenger destinataire destinatario destinataires destinatari mottaker mottagare odbiorca ontvanger recipent reciepient
-address: addresses addr adresse adressen adres adresy direccion endereco indirizzo adresa adr
+address: addresses mailaddress mailaddresses addr adresse adressen adres adresy direccion endereco indirizzo adresa adr
 mail: mails email emails correo courrier posta poczta courriel
 alias: aliases
 message: messages msg nachricht mensaje messaggio mensagem wiadomosc mesage
@@ -58,7 +58,8 @@ blocklist: blocklists blocklisted blacklist blacklists blacklisted blacklisting 
 whitelist: whitelisted allowlist allowlisted whitelisting
 #zone: spamhaus spamcop sorbs abusix uceprotect barracudacentral invaluement backscatterer mailspike njabl spamrl dnswl manitu nixspam swinog psbl surriel senderscore cbl abuseat
 ip: ipv4 ipv6
-host: hosts hostname hostnames servers server serveur machine mta smtpclient
+host: hosts hostname hostnames machine smtpclient
+server: servers serveur mta
 client: clients
 network: networks netblock subnet isp range
 reputation: reputations sbrs senderbase
@@ -72,7 +73,7 @@ uribl: surbl dbl
 content: contents inhalt attachment attachments anhang header headers subject body
 large: big huge
 size: taille grosse groesse sizelimit
-policy: policies richtlinie richtlinien politique politica
+policy: policies mailpolicy richtlinie richtlinien politique politica
 prohibited: prohibition prohibits prohibit interdit verboten forbidden
 administrative: administratively
 permission: permissions
@@ -82,7 +83,8 @@ login: logged logon log
 password: credentials credential
 tls: starttls ssl encryption encrypted
 require: required requires requirement requirements must need needs needed necessary verlangt erforderlich mandatory
-fail: failed fails failure failing failures error errors echoue fehlgeschlagen fehler erreur
+fail: failed fails failure failing failures echoue fehlgeschlagen
+error: errors fehler erreur
 verify: verified verification validate validated validation callout callback checked check lookup
 unverified: unverifiable unvalidated
 greylist: greylisted greylisting graylist graylisted graylisting postgrey milter-greylist greylists

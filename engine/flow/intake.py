@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from engine.flow.columns import choose_delimiter, column_named, column_of_addresses, has_header, names_address
-from engine.flow.records import csv_records, physical_lines
+from engine.flow.records import csv_records, json_object, physical_lines
 
 SAMPLE_ROWS = 200  # looked at to tell format, delimiter, header and column
 MAX_KEYS = 1000  # names of JSONL keys that are collected for a CSV header
@@ -208,7 +207,7 @@ class Intake:
         if lines[0].lstrip().startswith("["):
             raise InputProblem(f"{self.name} is a JSON array; write one object a line (JSONL)")
         self.format = "jsonl"
-        objects = [found for found in map(_parsed, lines) if found is not None]
+        objects = [found for found in map(json_object, lines) if found is not None]
         for found in objects:
             self._collect(found)
         rows = [[value if isinstance(value := found.get(key), str) else "" for key in self.header] for found in objects]
@@ -241,7 +240,7 @@ class Intake:
 
     def _json_rows(self) -> Iterator[tuple[list[str], str, str]]:
         for line, problem in self._lines():
-            found = None if problem else _parsed(line)
+            found = None if problem else json_object(line)
             if found is None:
                 yield [line], "", problem or "bad_json"
                 continue
@@ -264,15 +263,6 @@ class Intake:
 
     def _records(self, delimiter: str) -> Iterator[tuple[list[str], str]]:
         return csv_records(physical_lines(self._file, self._encoding), delimiter)
-
-
-def _parsed(line: str) -> dict[str, object] | None:
-    """The JSON object of a line, or None."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _spoiled(text: str) -> bool:

@@ -173,7 +173,7 @@ def _new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
     )  # fmt: skip
 
 
-def result_of(row: dict[str, Any], policy_label: str = "") -> Result:
+def result_of(row: dict[str, Any]) -> Result:
     """A journal row as its Result."""
     bits = row["flags"]
     parsed = row["domain"] is not None
@@ -191,7 +191,12 @@ def result_of(row: dict[str, Any], policy_label: str = "") -> Result:
 def results(journal: Journal, *, settled_only: bool = False) -> Iterator[tuple[tuple[str, ...], Result]]:
     """(the caller's cells, result) of every row in input order."""
     for row in journal.rows(settled_only=settled_only):
-        yield tuple(json.loads(row["cells"])), result_of(row)
+        yield cells_of(row), result_of(row)
+
+
+def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """The caller's own cells of a journal row."""
+    return tuple(json.loads(row["cells"]))
 
 
 def mail_settings(mode: Mode, helo_name: str, mail_from: str, source: str, port: int) -> dict[str, str]:

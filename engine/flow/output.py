@@ -12,22 +12,22 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
 
 from engine.core.result import COLUMNS, Result
+from engine.flow.records import json_object
 
 Verdict = Result | Mapping[str, Any]
 Row = tuple[Sequence[str], Verdict]  # the caller's cells as `IntakeRow` holds them, and our result
 
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl"}
-_STRANGERS = frozenset({"smtp_text", "mx_host"})
+_STRANGERS = (COLUMNS.index("smtp_text"), COLUMNS.index("mx_host"))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _values = attrgetter(*COLUMNS)
 
@@ -42,34 +42,195 @@ def output_format(name: str | Path, source: str) -> str:
 
 
 def check_output(name: str | Path, source: str | Path = "-") -> None:
-    """Makes sure, before anything is sent, that the output can be written and is not the input. Raises OutputProblem."""
-    path = Path(name)
+    """Makes sure, before anything is sent, that the output can be written and is not the input `source`.
+
+    Raises OutputProblem.
+    """
     if str(name) == "-":
         return
-    if path.exists():
-        if path.is_dir():
-            raise OutputProblem(f"{name} is a directory; name a file for the results")
-        if not path.is_file():
-            raise OutputProblem(f"{name} is no regular file and can't be replaced; write to standard output with -o -")
-        if str(source) != "-" and Path(source).exists() and path.samefile(source):
-            raise OutputProblem(f"{name} is the input itself; name another file for the results")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise OutputProblem(f"{name} can't be written: there is no folder {folder}; make it first")
-    try:
-        os.unlink(_temporary(path)[1])
-    except OSError as error:
-        raise OutputProblem(f"{name} can't be written: {error.strerror}; choose a folder that you may write to") from error
+    path = Path(name)
+    if path.is_dir():
+        raise OutputProblem(f"{name} is a directory; name a file for the results")
+    if path.exists() and not path.is_file():
+        raise OutputProblem(f"{name} is no regular file and can't be replaced; write to standard output with -o -")
+    if str(source) != "-" and path.exists() and Path(source).exists() and path.samefile(source):
+        raise OutputProblem(f"{name} is the input itself; name another file for the results")
+    with _own_sentence(name):
+        temporary = _temporary(path)
+        os.close(_created(temporary))
+        temporary.unlink()
+
+
+def write_file(name: str | Path, rows: Iterable[Row], layout: Layout) -> int:
+    """Writes all rows to a file, whole or not at all; gives their number. Raises OutputProblem.
+
+    An old file of that name is there until the new one is on disk. `rows` is drawn one by one.
+    """
+    path = Path(name).resolve()  # a symbolic link stays one
+    temporary = _temporary(path)
+    count = 0
+    with _own_sentence(name):
+        try:
+            with os.fdopen(_created(temporary), "wb", buffering=1 << 20) as file:
+                file.write(_encoded(layout.heading()))
+                for cells, verdict in rows:
+                    file.write(_encoded(layout.row(cells, verdict)))
+                    count += 1
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    return count
+
+
+class Stream:
+    """Rows to a pipe: each once, flushed, so that the reader has it at once. The heading goes first."""
+
+    def __init__(self, file: IO[bytes], layout: Layout) -> None:
+        self._file = file
+        self._layout = layout
+        self._put(layout.heading())
+
+    def write(self, cells: Sequence[str], verdict: Verdict) -> None:
+        """One row. Raises OSError when nobody reads any more."""
+        self._put(self._layout.row(cells, verdict))
+
+    def _put(self, line: str) -> None:
+        self._file.write(_encoded(line))
+        self._file.flush()
 
 
 class Layout:
-    """How rows of one input look in one output. `header` and `source` are the Intake's header and format."""
+    """How the rows of one input look in one output, line by line, each with its end.
 
-    def __init__(self, header: Sequence[str], source: str, target: str, delimiter: str = ",") -> None:
-        self.target = target
-        self.ours = _our_names(header)
+    `header`, `source` and `delimiter` are the Intake's header, format and delimiter; `target` is csv or jsonl.
+    """
+
+    def __init__(self, header: Sequence[str], source: str, target: str, delimiter: str = "") -> None:
         self._source = source
-        self._header = tuple(header) if source != "lines" else ()
-        self._keys = _our_names((), self._header) if source == "csv" else self._header
+        self._target = target
+        self._header = () if source == "lines" else tuple(header)
+        self._keys = _distinct(self._header)
+        self._ours = _our_names(self._keys)
         self._line = _Line()
-        self._csv = csv.writer(self._line, delimiter=delimiter or ",", lineterminator="\r\n")
+        self._csv = csv.writer(self._line, delimiter=delimiter or ",", lineterminator=_Line.END)
+
+    def heading(self) -> str:
+        """The line before the first row; JSONL has none."""
+        return self._csv_line([*self._header, *self._ours]) if self._target == "csv" else ""
+
+    def row(self, cells: Sequence[str], verdict: Verdict) -> str:
+        """The line of one row."""
+        values = _values(verdict) if isinstance(verdict, Result) else [verdict[column] for column in COLUMNS]
+        if self._target == "jsonl":
+            return self._json_line(cells, values)
+        width = len(self._header)
+        own = self._json_cells(cells) if self._source == "jsonl" else list(cells[:width])
+        own += [""] * (width - len(own))
+        ours = list(map(_cell, values))
+        for place in _STRANGERS:
+            if ours[place].startswith(_FORMULA):
+                ours[place] = f"'{ours[place]}"
+        # Cells beyond the header have no name: they stay at the end, and no column moves.
+        return self._csv_line([*own, *ours, *(cells[width:] if self._source == "csv" else ())])
+
+    def _csv_line(self, cells: Sequence[str]) -> str:
+        self._csv.writerow(cells)
+        return self._line.text
+
+    def _json_cells(self, cells: Sequence[str]) -> list[str]:
+        found = json_object(cells[0]) or {}
+        return [_cell(found.get(key)) for key in self._header]
+
+    def _json_line(self, cells: Sequence[str], values: Sequence[Any]) -> str:
+        if self._source != "jsonl":
+            keys = [*self._keys, *(f"column_{i}" for i in range(len(self._keys) + 1, len(cells) + 1))]
+            own = dict(zip(keys, cells, strict=False))
+            return _dumped(own | dict(zip(self._ours, values, strict=True))) + "\n"
+        found = json_object(cells[0])
+        text = cells[0].strip() if found is not None else _dumped({"unparsed": cells[0]})
+        names = self._ours
+        if found and not found.keys().isdisjoint(names):  # a key that was not known when the layout was made
+            names = _our_names((*self._keys, *found))
+        # The caller's text stays to the letter (numbers, spacing, repeated keys): ours goes in before its last brace.
+        ours = _dumped(dict(zip(names, values, strict=True)))
+        return f"{text[:-1].rstrip()}{', ' if found != {} else ''}{ours[1:]}\n"
+
+
+class _Line:
+    """Takes one line from a csv writer. Written with CR LF, so that a lone CR gets quotes; ends with LF."""
+
+    END = "\r\n"
+    text = ""
+
+    def write(self, text: str) -> None:
+        self.text = text.removesuffix(self.END) + "\n"
+
+
+def _our_names(taken: Iterable[str]) -> tuple[str, ...]:
+    """The names of our columns beside the caller's."""
+    names = list(taken)
+    caller = len(names)
+    for column in COLUMNS:
+        name = column
+        while name in names:
+            name = f"engine_{name}"
+        names.append(name)
+    return tuple(names[caller:])
+
+
+def _distinct(header: Sequence[str]) -> tuple[str, ...]:
+    """CSV names as JSON keys: one that was there before gets its place's number."""
+    keys: list[str] = []
+    for place, name in enumerate(header, 1):
+        key = name
+        while key in keys:
+            key = f"{key}_{place}"
+        keys.append(key)
+    return tuple(keys)
+
+
+def _cell(value: Any) -> str:
+    """A value as CSV shows it."""
+    if isinstance(value, str):
+        return value
+    if value is None or value is True or value is False:
+        return "" if value is None else str(value).lower()
+    return _dumped(value)
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _encoded(line: str) -> bytes:
+    return line.encode("utf-8", "backslashreplace")  # half a character out of a JSON escape becomes that escape again
+
+
+def _temporary(path: Path) -> Path:
+    """Always the same name, so that a killed run leaves at most one such file and the next one replaces it."""
+    return path.resolve().with_name(f".{path.resolve().name}.engine-tmp")
+
+
+def _created(path: Path) -> int:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(handle, 0o600)
+    return handle
+
+
+@contextmanager
+def _own_sentence(name: str | Path) -> Iterator[None]:
+    """Turns the system's refusal into our sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputProblem(
+            f"{name} can't be written: {error.strerror}; choose a place that you may write to"
+        ) from error

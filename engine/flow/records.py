@@ -10,10 +10,11 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import IO
+from typing import IO, Any
 
 MAX_RECORD = 1 << 20  # characters; a row of a megabyte belongs to no list of addresses
 Line = tuple[str, str]  # a line with its end, and what is wrong with it: empty or `row_too_long`
@@ -52,6 +53,15 @@ def csv_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[list[st
             yield next(csv.reader(feed, delimiter=delimiter, strict=True)), feed.problem
         except csv.Error:
             yield _lenient(*feed.only_first(), delimiter)
+
+
+def json_object(line: str) -> dict[str, Any] | None:
+    """The JSON object of a line, or None."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _lenient(line: str, problem: str, delimiter: str) -> tuple[list[str], str]:

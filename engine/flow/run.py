@@ -122,7 +122,9 @@ class Run:
             self._wake.clear()
             turn = self.schedule.next(now) if self._pool.free_count() else Wait(None)
             if isinstance(turn, Visit):
-                self._pool.start(gevent.Greenlet(self._visit, turn))
+                session = gevent.Greenlet(self._visit, turn)
+                session.link(lambda _: self._wake.set())  # after the pool has let it go
+                self._pool.start(session)
                 continue
             if not self._waits():
                 break
@@ -244,7 +246,6 @@ class Run:
         self.schedule.touch(lane, now)
         if lane.idle and site.id not in self._loaded and (self._cursor is None or lane.policy.scope == "site"):
             self._retire(lane)
-        self._wake.set()
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """What stayed closed to us for the policy's give_up in one piece ends what waits there."""

@@ -185,7 +185,7 @@ class Call:
         """An acceptance: provisional until the domain's control question is settled."""
         columns = self._columns(item, one)
         vouched = domain.name in self.lane.policy.control.refuses_unknown_domains
-        unsure = one.reason.code != "rcpt_ok"
+        unsure = one.answer.reply is not None and one.answer.reply.code == 252  # RFC 5321 section 3.5.3
         if not domain.settled and not vouched and not unsure:
             return Outcome(item.id, PROVISIONAL, columns | {"reason": "rcpt_ok", "catch_all": "unknown"})
         verdict = acceptance(domain.control, refuses_unknown=vouched, unsure=unsure)

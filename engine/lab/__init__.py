@@ -1,0 +1,1 @@
+"""A small mail internet on loopback: DNS zones and SMTP personas in a process of its own."""

@@ -100,7 +100,8 @@ class _Life:
         except (pycares.AresError, UnicodeError) as error:  # a name that can't be written as a question
             if not called_back:
                 done(None, error.args[0] if isinstance(error, pycares.AresError) else pycares.errno.ARES_EBADNAME)
-        return reply.get()
+        answer: tuple[pycares.DNSResult | None, int] = reply.get()
+        return answer
 
     def retire(self) -> None:
         """Take no more questions, and end with the last answer."""

@@ -54,7 +54,7 @@ class Lookup:
         named = None if servers is None else [_csv(host, port) for host, port in servers]
         self._first = Channel(named, tcp=False, timeout_s=timeout_s, tries=tries)
         named = self._first.servers
-        self._second = Channel([*named[1:], *named[:1]], tcp=True, timeout_s=timeout_s, tries=1)
+        self._second = Channel([*named[1:], *named[:1]], tcp=True, timeout_s=timeout_s, tries=tries)
         self.clock = clock
         self.cache = Cache(cache_names)
         self._flights: dict[tuple[str, int], AsyncResult] = {}

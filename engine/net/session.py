@@ -222,8 +222,9 @@ class Session:
             if isinstance(event, StartTls):
                 self._secure(event)
             elif isinstance(event, Ended):
-                raise SessionEnded(event.stage, event.reason, event.reply, event.detail)
-        self._drain()
+                raise _said(event)
+        if isinstance(last := self._drain(), Ended):
+            raise _said(last)
 
     def _connect(self) -> None:
         ip, port = self.endpoint.ip, self.endpoint.port
@@ -294,10 +295,10 @@ class Session:
         except (ProtocolError, OSError, EOFError) as error:
             raise self._broken(error) from None
 
-    def _drain(self) -> None:
+    def _drain(self) -> Event | None:
         """After the last reply nothing may follow; a 421 ends the session without harm to what was answered."""
         try:
-            self._dialogue.next_event()
+            return self._dialogue.next_event()
         except ProtocolError as error:
             raise self._broken(error) from None
 
@@ -354,6 +355,10 @@ class Session:
     def _note(self, text: str) -> None:
         if self._tell is not None:
             self._tell("*", text, monotonic() - self._began)
+
+
+def _said(event: Ended) -> SessionEnded:
+    return SessionEnded(event.stage, event.reason, event.reply, event.detail)
 
 
 def _detail(error: Exception) -> str:

@@ -45,8 +45,11 @@ CREATE TABLE addresses (
     probed INTEGER NOT NULL DEFAULT 0, provider TEXT NOT NULL DEFAULT '', policy TEXT NOT NULL DEFAULT '',
     mx_host TEXT NOT NULL DEFAULT '', mx_ip TEXT NOT NULL DEFAULT '', source_ip TEXT NOT NULL DEFAULT '',
     code INTEGER, enhanced TEXT NOT NULL DEFAULT '', text TEXT NOT NULL DEFAULT '',
-    catch_all TEXT NOT NULL DEFAULT 'not_checked', checked_at TEXT NOT NULL DEFAULT '', duration_ms INTEGER
+    catch_all TEXT NOT NULL DEFAULT 'not_checked', checked_at TEXT NOT NULL DEFAULT '', duration_ms INTEGER,
+    told INTEGER NOT NULL DEFAULT 0
 );
+CREATE INDEX rows_by_address ON rows (address_id);
+CREATE INDEX addresses_untold ON addresses (id) WHERE state >= 3 AND told = 0;
 CREATE INDEX addresses_by_domain ON addresses (domain_id, state);
 CREATE INDEX addresses_by_site ON addresses (site_id, state);
 """
@@ -297,6 +300,21 @@ class Journal:
             if len(chunk) < limit:
                 return
             after = chunk[-1]["n"]
+
+    def untold(self, limit: int = 2000) -> list[dict[str, Any]]:
+        """Rows whose addresses are settled and were not told yet; they count as told from now on."""
+        query = """SELECT r.n, r.cells, r.text AS row_text, a.*, d.name AS domain
+                   FROM (SELECT * FROM addresses WHERE state >= 3 AND told = 0 ORDER BY id LIMIT ?) a
+                   JOIN rows r ON r.address_id = a.id LEFT JOIN domains d ON d.id = a.domain_id"""
+
+        def do(conn: sqlite3.Connection) -> list[dict[str, Any]]:
+            cursor = conn.execute(query, (limit,))
+            names = [column[0] for column in cursor.description]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor]
+            conn.executemany("UPDATE addresses SET told = 1 WHERE id = ?", [(row["id"],) for row in rows])
+            return rows
+
+        return self._writer.call(do, self._db)
 
     def counts(self) -> dict[str, int]:
         """How many addresses there are by reason (settled and ended), and how many are still open (key '')."""

@@ -10,7 +10,7 @@
 
 synchronous=FULL: WAL with NORMAL would survive `kill -9`, but after a loss of power the journal could have lost
 commits that the identity state still speaks of: replies asked for twice, and a head ahead of its chain, which is
-what a cut looks like. Group commit shares the fsync; `python -m bench.writer` prints what it costs.
+what a cut looks like. Group commit shares the fsync; `python -m bench writer` prints what it costs.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Ticket(Generic[T]):
 
     def wait(self) -> T:
         """The function's value, after its commit; raises what it raised, or StoreError."""
-        self._group.done.wait()
+        if not self.done:  # a callback of `then` may ask as well: on the hub, where nothing may wait
+            self._group.done.wait()
         outcome = self._group.outcomes[self._index]
         if isinstance(outcome, _Failed):
             raise outcome.error

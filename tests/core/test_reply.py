@@ -22,7 +22,7 @@ CASES = [
     (b"452 4.5.3\r\n", [Reply(452, "4.5.3", ("4.5.3",))]),
     (b"599 odd\r\n", [Reply(599, "", ("odd",))]),
     ("550 ungültig\r\n".encode(), [Reply(550, "", ("ungültig",))]),
-    ("550 ungültig\r\n".encode("latin-1"), [Reply(550, "", ("ung�ltig",))]),
+    ("550 ungültig\r\n".encode("latin-1"), [Reply(550, "", ("ung\ufffdltig",))]),
     (b"250-mx\r\n250-\r\n250 \r\n", [Reply(250, "", ("mx", "", ""))]),
 ]
 
@@ -117,11 +117,9 @@ def test_an_enhanced_code_counts_only_right_after_the_code(line: str, enhanced: 
 
 def test_the_text_is_unfolded_without_the_enhanced_code_of_each_line() -> None:
     """A provider wraps where it likes; rules see one line."""
-    data = (
-        b"550-5.1.1 The account that you tried to reach does not exist. Please try\r\n550 5.1.1 double-checking it.\r\n"
-    )
+    data = b"550-5.1.1 The account that you tried to reach does not exist. Please try\r\n550 5.1.1 checking it.\r\n"
     ((reply,), _) = read([data])
-    assert reply.text == "The account that you tried to reach does not exist. Please try double-checking it."
+    assert reply.text == "The account that you tried to reach does not exist. Please try checking it."
     assert str(reply) == f"550 5.1.1 {reply.text}"
 
 
@@ -133,7 +131,7 @@ def test_another_enhanced_code_in_a_later_line_stays_in_the_text() -> None:
 
 def test_no_control_character_leaves_the_parser() -> None:
     """A reply can't drive a terminal, break a log line or turn the direction of text."""
-    ((reply,), _) = read(["550 a\x00b\x1b[31m\tc\rd\x7f\x85e‮f g\r\n".encode()])
+    ((reply,), _) = read(["550 a\x00b\x1b[31m\tc\rd\x7f\x85e\u202ef g\r\n".encode()])
     assert reply.lines == ("ab[31m c d ef g",)
 
 
@@ -149,9 +147,7 @@ def test_printable_text_has_no_line_ends_and_no_controls(text: str) -> None:
 SMTPISH = st.lists(
     st.one_of(
         st.binary(max_size=40),
-        st.sampled_from(
-            [b"250 ok\r\n", b"250-", b"550 5.1.1 x\n", b"\r\n", b"\r", b"\n", b"421", b" ", b"-", b"5.1.1"]
-        ),
+        st.sampled_from([b"250 ok\r\n", b"250-", b"550 5.1.1 x\n", b"\r\n", b"\r", b"\n", b"421", b" ", b"-"]),
     ),
     max_size=30,
 ).map(b"".join)

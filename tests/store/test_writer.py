@@ -57,7 +57,7 @@ def trace(writer: Writer, *dbs: Database) -> list[str]:
     def tracer(name: str) -> Callable[[str], None]:
         def saw(statement: str) -> None:
             if statement.startswith(("BEGIN", "COMMIT", "INSERT")):
-                seen.append(f"{name} {statement.split()[0]}")
+                seen.append(f"{name} {statement.split(maxsplit=1)[0]}")
 
         return saw
 
@@ -385,3 +385,31 @@ def test_processes_that_start_together_share_a_new_file(tmp_path: Path) -> None:
     assert [child.communicate()[1] for child in children] == [b""] * 4
     with open_read_only(path, KIND) as conn:
         assert conn.execute("SELECT count(*) FROM rows").fetchone() == (4,)
+
+
+PATCHED = """
+from gevent import monkey
+monkey.patch_all()
+import sys, threading, gevent
+from pathlib import Path
+from engine.store.writer import StoreError, Writer
+with Writer() as writer:
+    try:
+        writer.open(Path(sys.argv[1]) / "nowhere" / "x.db", "")
+    except StoreError:
+        pass
+    db = writer.open(Path(sys.argv[1]) / "one.db", "CREATE TABLE rows (n INTEGER PRIMARY KEY);")
+    thread = writer.read(db, lambda c: monkey.get_original("_thread", "get_ident")())
+    assert thread != monkey.get_original("_thread", "get_ident")()
+    jobs = [gevent.spawn(writer.call, lambda c, n=n: c.execute("INSERT INTO rows VALUES (?)", (n,)).rowcount, db) for n in range(99)]
+    gevent.joinall(jobs, raise_error=True)
+    print(writer.read(db, lambda c: c.execute("SELECT count(*) FROM rows").fetchone()[0]))
+"""
+
+
+def test_it_works_in_a_patched_process_and_prints_nothing(tmp_path: Path) -> None:
+    """As the engine runs: patched, warnings as errors; an error that was caught leaves no traceback on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PATCHED, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("99\n", "")

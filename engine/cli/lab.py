@@ -1,0 +1,50 @@
+"""`engine lab`: serves the lab until Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from engine.lab.persona import LabError
+from engine.lab.process import LabProcess
+from engine.lab.spec import SHIPPED
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--spec", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Another lab file.")
+@click.option("--smtp-port", type=click.IntRange(0, 65535), default=0, help="The port of all SMTP servers.")
+@click.option("--dns-port", type=click.IntRange(0, 65535), default=0, help="The port of the name server.")
+@click.option("--log", type=_FILE, help="Write every connection, command and reply to this file (JSONL).")
+@click.pass_context
+def lab(context: click.Context, spec: Path | None, smtp_port: int, dns_port: int, log: Path | None) -> None:
+    """Serve a small mail internet on loopback: DNS zones and SMTP servers with all kinds of manners."""
+    if context.invoked_subcommand is not None:
+        return
+    try:
+        running = LabProcess(spec, smtp_port=smtp_port, dns_port=dns_port, log=log or False)
+    except LabError as error:
+        raise click.ClickException(str(error)) from None
+    with running:
+        for line in _where(running, spec):
+            click.echo(line)
+        try:
+            status = running.wait()
+        except KeyboardInterrupt:
+            return
+        raise click.ClickException(f"the lab's process ended by itself with status {status}")
+
+
+def _where(running: LabProcess, spec: Path | None) -> list[str]:
+    folder = SHIPPED.parent
+    return [
+        f"The lab serves {running.domains} domains on {running.hosts} hosts, as {spec or SHIPPED} says. Ctrl-C ends it.",
+        f"  DNS   127.0.0.1:{running.dns_port} (UDP and TCP)",
+        f"  SMTP  port {running.smtp_port} of 127.20.0.0/16",
+        "To verify addresses against it from another terminal:",
+        f"  engine verify {folder / 'demo.csv'} -o out.csv --mode enhanced --consent LAB --consent-by lab \\",
+        f"    --identity {folder / 'identity.yaml'} --policies {folder / 'policies'} \\",
+        f"    --dns 127.0.0.1:{running.dns_port} --smtp-port {running.smtp_port} --allow-private",
+    ]

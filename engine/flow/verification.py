@@ -1,0 +1,217 @@
+"""A verification from end to end: what `engine verify` and the library do with one list.
+
+1. What can be found wrong is found before anything is sent, and before an older journal is touched.
+2. One identity is used by one verification at a time: the lock is held from before the first probe to the end.
+3. Output files appear whole or not at all; what is settled so far is in `OUTPUT.part`, every 15 minutes and at a stop.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import gevent
+
+from engine.core.ceiling import Ceiling, ceilings
+from engine.core.identity import Consent, Identity, Job, Mode
+from engine.core.policy import PolicySet
+from engine.core.result import Result
+from engine.flow.intake import Intake
+from engine.flow.job import Suppression, WrongUse, cells_of, mail_settings, open_job, result_of, results, take_in
+from engine.flow.output import Layout, Stream, output_format, write_file
+from engine.flow.run import Run, Settings, Snapshot, stamp
+from engine.net.resolver import Resolver
+from engine.store.journal import Journal
+from engine.store.lock import HeldByOther, IdentityLock
+from engine.store.state import State
+from engine.store.writer import Writer
+
+PART_EVERY_S = 15 * 60.0
+PIPE_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that a verification is told. `output` None leaves results in the journal (the library reads them)."""
+
+    intake: Intake
+    mode: Mode
+    policies: PolicySet
+    journal: Path
+    state: Path
+    output: Path | None = None
+    pipe: IO[bytes] | None = None  # a stream that gets each row once, in order of settling
+    identity: Identity | None = None
+    consent: Consent | None = None
+    suppression: Suppression = field(default_factory=Suppression)
+    resume: bool = False
+    dns: Sequence[tuple[str, int]] | None = None
+    smtp_port: int = 25
+    allow_private: bool = False
+    connect: bool = True
+    concurrency: int = 500
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What one provider's share of the list takes under its policy's limits where their ranges start."""
+
+    provider: str
+    addresses: int
+    sites: int
+    hours: float
+    binding: str  # the key of the limit that binds
+
+
+class Verification:
+    """Runs one request. `run` is True when the list is done, False when it was stopped and can be resumed."""
+
+    def __init__(self, request: Request, *, forecast: Callable[[list[Forecast]], None] | None = None) -> None:
+        self.request = request
+        self.job: Job | None = None
+        self._forecast = forecast
+        self._run: Run | None = None
+        self._stopped = False
+        self._writer = Writer()
+        self._journal: Journal | None = None
+        self._stream: Stream | None = None
+
+    def __enter__(self) -> Verification:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Everything is on disk and the files are closed."""
+        self._writer.close()
+
+    def run(self) -> bool:
+        """Verify. Raises WrongUse before anything is sent, StoreError when the disk fails."""
+        request = self.request
+        job = Job(
+            new_job_id(), request.mode, request.intake.name, request.intake.sha256, request.intake.column,
+            request.consent, self._mail_settings(),
+        )  # fmt: skip
+        with self._lock(job):
+            journal, job, sealed = open_job(
+                request.journal, self._writer, job, resume=request.resume, output=request.output
+            )
+            self._journal, self.job = journal, job
+            request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            state = State(self._writer, request.state)
+            if not sealed:
+                journal.clear_input()
+                take_in(request.intake, journal, request.suppression)
+            return self._go(job, journal, state)
+
+    def stop(self) -> None:
+        """Start nothing more; what is settled stays settled. Safe from a signal's greenlet."""
+        self._stopped = True
+        if self._run is not None:
+            self._run.stop()
+
+    def watch(self) -> Snapshot:
+        """How far it is."""
+        return self._run.watch() if self._run is not None else Snapshot()
+
+    def results(self) -> Iterator[tuple[tuple[str, ...], Result]]:
+        """(the caller's cells, result) of each row in input order."""
+        assert self._journal is not None, "run() comes first"
+        return results(self._journal)
+
+    def counts(self) -> dict[str, int]:
+        """Addresses by reason; what is still open has the key ''."""
+        assert self._journal is not None, "run() comes first"
+        return self._journal.counts()
+
+    def _go(self, job: Job, journal: Journal, state: State) -> bool:
+        request = self.request
+        resolver = Resolver(
+            request.dns, allow_private=request.allow_private, ipv6=bool(request.identity and request.identity.public_v6)
+        )
+        settings = Settings(
+            request.identity, request.policies, request.smtp_port, request.concurrency, request.connect,
+            request.deadline_s,
+        )  # fmt: skip
+        self._run = run = Run(job, settings, journal, state, resolver)
+        teller = gevent.spawn(self._tell, journal)
+        try:
+            run.survey()
+            if self._forecast is not None and not self._stopped:
+                self._forecast(forecast(journal, request.policies))
+            done = not self._stopped and run.probe()
+        finally:
+            teller.kill()
+            resolver.close()
+        if done:
+            self._write(journal, part=False)
+            journal.put("finished_at", stamp())
+        else:
+            self._write(journal, part=True)
+        return done
+
+    def _mail_settings(self) -> dict[str, str]:
+        identity = self.request.identity
+        if identity is None or not self.request.connect:
+            return {}
+        return mail_settings(
+            self.request.mode, identity.helo_name, identity.mail_from, identity.key, self.request.smtp_port
+        )
+
+    def _lock(self, job: Job) -> AbstractContextManager[object]:
+        request = self.request
+        if request.identity is None or not request.connect:
+            return nullcontext()
+        request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            return IdentityLock(
+                request.state.parent, request.identity.key, job=job.id, since=datetime.now(UTC).timestamp()
+            )
+        except HeldByOther as held:
+            raise WrongUse(str(held)) from held
+
+    def _tell(self, journal: Journal) -> None:
+        """Rows to a pipe as they settle; for a file, the part every 15 minutes."""
+        while True:
+            gevent.sleep(PIPE_EVERY_S if self.request.pipe else PART_EVERY_S)
+            self._write(journal, part=True)
+
+    def _write(self, journal: Journal, *, part: bool) -> None:
+        request = self.request
+        header, source = tuple(journal.get("header") or ()), journal.get("format") or "lines"
+        delimiter = request.intake.delimiter
+        if request.pipe is not None:
+            if self._stream is None:
+                self._stream = Stream(request.pipe, Layout(header, source, output_format("-", source), delimiter))
+            while rows := journal.untold():
+                for row in rows:
+                    self._stream.write(cells_of(row), result_of(row))
+        elif request.output is not None:
+            layout = Layout(header, source, output_format(request.output, source), delimiter)
+            beside = request.output.with_name(request.output.name + ".part")
+            write_file(beside if part else request.output, results(journal, settled_only=part), layout)
+            if not part:
+                beside.unlink(missing_ok=True)
+
+
+def new_job_id() -> str:
+    """A job's name: the day it was begun, and eight random hex digits."""
+    return f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(4)}"
+
+
+def forecast(journal: Journal, policies: PolicySet) -> list[Forecast]:
+    """Per provider what waits, and what its ceilings make of it; the slowest first."""
+    rows = []
+    for name, (addresses, sites) in journal.census().items():
+        policy = policies.named(name) or policies.default
+        ceiling: Ceiling = ceilings(policy)[0]
+        lanes = 1 if policy.scope == "provider" else sites
+        rows.append(Forecast(name, addresses, sites, ceiling.hours(addresses) / lanes, ceiling.binding))
+    return sorted(rows, key=lambda row: -row.hours)
