@@ -50,8 +50,9 @@ def verify(journal: Path, state_path: Path | None) -> None:
     Exit 0: the chain is whole. Exit 1: it is not, and every fault is named. A running job is not disturbed.
     """
     with _reading(journal) as conn:
-        conn.execute("BEGIN")  # one moment of a journal that may be in use
+        # The state first: a job that runs meanwhile can only bring the journal further ahead of it.
         head = _state_head(chain.job_of(conn), state_path)
+        conn.execute("BEGIN")
         faults = chain.verify(conn, head)
         rows, erased = conn.execute(
             """SELECT count(*), count(*) FILTER (WHERE (address_commitment NOTNULL AND address_salt ISNULL)

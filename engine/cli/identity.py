@@ -50,14 +50,17 @@ def init(
     try:
         made = identity_from_flags(**answers, bind=bind, pools=pools)
         write_section(path, made, bind, force=force)
-    except (SettingsError, OSError) as error:
+    except SettingsError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        click.echo(f"Error: {path} can't be written: {error.strerror}; name another file with --config", err=True)
         sys.exit(2)
     click.echo(f"Written to {path}. The world has to know these names; set what is missing:\n")
     for record in records(made):
         click.echo(f"  {record}")
     click.echo(
-        f"\nAnd have {made.mail_from}, postmaster@{made.identity_domain} and abuse@{made.identity_domain} read by somebody: "
+        f"\nAnd let somebody read {made.mail_from} and, at {made.identity_domain}, postmaster and abuse: "
         "whom we disturb writes there."
     )
 
@@ -103,7 +106,7 @@ def records(made: Identity) -> Iterator[str]:
         kind, mechanism = ("A", "ip4") if ":" not in ip else ("AAAA", "ip6")
         mechanisms.append(f"{mechanism}:{ip}")
         yield f"{made.helo_name}. {kind} {ip}"
-        yield f"{ip_address(ip).reverse_pointer}. PTR {made.helo_name}.    (whoever owns the address sets it)"
+        yield f"{ip_address(ip).reverse_pointer}. PTR {made.helo_name}.  ; whoever owns the address sets it"
     sender = made.mail_from.rpartition("@")[2]
     for name in dict.fromkeys((sender, made.helo_name)):
-        yield f'{name}. TXT "v=spf1 {" ".join(mechanisms)} -all"    (or add it to the SPF record that is there)'
+        yield f'{name}. TXT "v=spf1 {" ".join(mechanisms)} -all"  ; or add it to the SPF record that is there'

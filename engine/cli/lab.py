@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -28,19 +29,19 @@ def lab(context: click.Context, spec: Path | None, smtp_port: int, dns_port: int
     except LabError as error:
         raise click.ClickException(str(error)) from None
     with running:
+        signal.signal(signal.SIGINT, lambda *_: running.end())
         for line in _where(running, spec):
             click.echo(line)
-        try:
-            status = running.wait()
-        except KeyboardInterrupt:
-            return
+        status = running.wait()
+    if status:
         raise click.ClickException(f"the lab's process ended by itself with status {status}")
 
 
 def _where(running: LabProcess, spec: Path | None) -> list[str]:
     folder = SHIPPED.parent
     return [
-        f"The lab serves {running.domains} domains on {running.hosts} hosts, as {spec or SHIPPED} says. Ctrl-C ends it.",
+        f"The lab serves {running.domains} domains on {running.hosts} hosts. Ctrl-C ends it.",
+        f"  File  {spec or SHIPPED}",
         f"  DNS   127.0.0.1:{running.dns_port} (UDP and TCP)",
         f"  SMTP  port {running.smtp_port} of 127.20.0.0/16",
         "To verify addresses against it from another terminal:",
@@ -48,3 +49,17 @@ def _where(running: LabProcess, spec: Path | None) -> list[str]:
         f"    --identity {folder / 'identity.yaml'} --policies {folder / 'policies'} \\",
         f"    --dns 127.0.0.1:{running.dns_port} --smtp-port {running.smtp_port} --allow-private",
     ]
+
+
+@lab.command()
+@click.option("-o", "--output", type=_FILE, default=Path("demo-out/verdicts.csv"), help="Where the rows go.")
+def demo(output: Path) -> None:
+    """Verify the shipped list of a few hundred addresses against the lab, and print the table of verdicts."""
+    from engine.cli.verify import verify
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for old in output.parent.glob(f"{output.name}*"):
+        old.unlink()
+    shipped = str(SHIPPED.with_name("demo.csv"))
+    click.echo(f"engine verify {shipped} -o {output} --mode enhanced --lab")
+    verify.main([shipped, "-o", str(output), "--mode", "enhanced", "--lab"], standalone_mode=False)

@@ -3,7 +3,7 @@
 1. Lookup order: provider row, words that excuse the recipient (they blame us or the message, or say that the mailbox
    is there), enhanced code, other words, three-digit code, stage. The first that knows an answer gives it.
 2. `_gate` is the one place that lets an `invalid` through. It holds the hard rules: a 5yz at RCPT, never X.7.x (but
-   X.7.13) nor X.3.x, never a code that speaks of something else. What it stops becomes the nearest risky reason.
+   a disabled account) nor X.3.x, never a code that speaks of something else. What it stops becomes the nearest risky reason.
 3. Provider rows pass the gate of code and stage; only they may read X.7.x or X.3.x as a refused recipient.
 4. A reply out of a log or after DATA (stages `unknown`, `data`) is read as if at RCPT.
 5. The three-digit code says whether it is final; an enhanced code of another class only says what about.
@@ -224,7 +224,8 @@ def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:
     if reply.code in _NOT_OF_A_USER and reason in {"mailbox_not_found", "rcpt_rejected"}:
         return rules.CODES[reply.code], f"code:{reply.code}"
     subject = reply.status.partition(".")[0]
-    if subject == "3" or (subject == "7" and reason != "mailbox_disabled"):
+    account_disabled = reply.status == "7.13" or rule == "words:disabled"
+    if subject == "3" or (subject == "7" and not account_disabled):
         return ("policy_rejected" if subject == "7" else "server_busy"), f"enhanced:{reply.enhanced}"
     if recipient and not reply.hits & _MAILBOX and reply.hits & _BLOCKED:
         return "policy_rejected", "words:blocked"
@@ -239,6 +240,8 @@ def _before_rcpt(reply: _Reply, row: Reason, rule: str) -> tuple[str, str]:
     if row.category is Category.INVALID or row.fault is Fault.RECIPIENT:
         default = _BEFORE_RCPT.get(reply.stage, ("unclassified_reply", "unclassified_reply"))
         return default[reply.final is True], f"stage:{reply.stage}"
+    if row.code == "greylisted" and rule.startswith("enhanced"):
+        return "rate_limited", rule  # nobody was named yet: it is our source that shall wait
     if rule == "words:blocked" and reply.stage is Stage.CONNECT:
         return "ip_blocked", rule
     return row.code, rule

@@ -95,7 +95,7 @@ class ReplyParser:
         """The next whole reply, or None when it needs more bytes. Raises ProtocolError, from then on always."""
         if self._failure is not None:
             raise ProtocolError(*self._failure)
-        while (line := self._line()) is not None:
+        while self._buffer and (line := self._line()) is not None:
             found = _LINE.fullmatch(line)
             if found is None:
                 self._fail("not_a_reply", "a line of the server does not begin with a reply code")
@@ -118,14 +118,15 @@ class ReplyParser:
         return held
 
     def _line(self) -> bytes | None:
-        end = self._buffer.find(b"\n", self._scanned)
-        if (end if end >= 0 else len(self._buffer)) > MAX_LINE:
+        buffer = self._buffer
+        end = buffer.find(b"\n", self._scanned)
+        if end > MAX_LINE or (end < 0 and len(buffer) > MAX_LINE):
             self._fail("line_too_long", f"a line of the server is longer than {MAX_LINE} bytes")
         if end < 0:
-            self._scanned = len(self._buffer)
+            self._scanned = len(buffer)
             return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]  # a bytearray gives up its front without moving the rest
+        line = bytes(buffer[:end])
+        del buffer[: end + 1]  # a bytearray gives up its front without moving the rest
         self._scanned = 0
         return line.rstrip(b"\r")
 

@@ -96,7 +96,7 @@ counted_refusals rate_limited
     directory harvest|harvesting; dha; dhap
 recipients too_many_recipients
     too many .. recipient|address|rcpts; max|maximum ~ recipient|rcpts; recipient .. limit|count|number .. over;
-    over .. recipient; recipient limit; only one|single recipient;
+    over number|maximum .. recipient; recipient limit; only one|single recipient;
     one|single recipient .. time|per|transaction|only;
     multiple|different .. recipient|domain .. transaction|same|session; multiple .. domain .. per|one
 mailbox_rate mailbox_receiving_rate
@@ -131,7 +131,7 @@ source_refused ip_blocked
     dynamic SOURCE|address|range|pool|assigned|allocated|space; dynamically assigned; bypassing .. relay;
     your .. access .. reject|block; access .. system .. reject|block;
     bad|unauthorized|untrusted|suspect|abusive SOURCE; ip .. send .. not authorized|allow; ban send|SOURCE;
-    direct to mx
+    direct to mx; open|insecure .. relay
 greylist_now greylisted 4
     come back; first time .. later|again|retry|sender; new|unknown|unfamiliar sender .. later|again|retry|wait;
     try|retry|again|wait .. seconds|minutes
@@ -154,6 +154,8 @@ sender sender_rejected
     your mail|address|account|user .. NO|disabled|unknown|locked|invalid;
     null|empty|missing|blank sender|mailfrom|from|return|reverse|envelope; bounce|bounces not accept|allow;
     identical sender; sender equals|same
+smtputf8 protocol_error
+    declare|require|use smtputf8
 message_size message_rejected
     message|mail|content|size .. too large|long; message|mail .. size .. over|limit|maximum|large;
     over .. message|maximum|max|mail .. size; over size; size limit|over|violation|large; size .. over|limit;
@@ -176,19 +178,21 @@ bad_syntax mailbox_bad_syntax 5
 moved mailbox_moved 5
     WHO .. moved; moved to; user not local; no longer on; please|try .. forward; try @; WHO .. changed; new address
 disabled mailbox_disabled
-    WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. block|unused; WHO .. not .. active|enabled|use|used|activated;
+    WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. unused; WHO .. not .. active|enabled|use|used|activated;
     WHO .. no|not longer|more; mail not accept .. address|user|mailbox; no|not longer .. active|use|used|valid|accept|work|works|monitored|with|available|employed|exist;
     left .. company|organization|organisation; WHO .. not|no .. receive|accept .. mail|message
 unknown_user mailbox_not_found
     WHO|@ ~ unknown|nonexistent|unrouteable|undeliverable|unallocated; WHO ~ invalid; unrouteable; undeliverable address;
     no|not such WHO|person|mail|name|local|id|here|@; WHO|@|mail ~ not|no exist|found; person|name|one not|no found here;
-    user|path|account|mailbox .. no exist; no WHO here|by|with|name|called|named; no person|one here|by|with|name;
+    user|path|account|mailbox .. no exist; no mailbox|user|account; no WHO here|by|with|name|called|named; no person|one here|by|with|name;
     not|no have .. account|mailbox|user|address; user have no mail|mailbox|account; recipientnotfound; not .. mailbox|user .. here|name;
     not|no .. found .. recipient|user|mailbox|directory|table|@|list; not .. valid|known|existing|active WHO|mail;
     WHO|@ .. not .. valid|known|registered|here|assigned|listed|local|configured|ok|list|recognized;
     recipient .. not on|in; WHO verify fail; verify fail .. @|recipient|user|mailbox; address verify .. fail;
     unknown local|virtual|to|in; not our user; local|virtual|relay|alias recipient|mailbox|user|alias table;
     not list .. directory|domino|public; dead|mistyped|typo user|mailbox|address; not accept WHO
+blocked_mailbox mailbox_disabled
+    mailbox|account|user .. block
 """)
 
 # About the recipient's domain.
@@ -210,7 +214,7 @@ protocol protocol_error
     command not recognized|implemented|supported|valid|understood|unknown;
     unknown|invalid|unimplemented|unsupported command; syntax error; pipelining; synchronization; synchronisation;
     say|send|require|issue|expected .. recipient|mail|helo .. first|command|before; recipient|helo|mailfrom first;
-    declare smtputf8; helo first; 8 bit; nested mail; protocol ~ error|violation|not; smtp protocol;
+    helo first; 8 bit; nested mail; protocol ~ error|violation|not; smtp protocol;
     parameter|parameters .. not|unsupported|unknown|invalid; 8 bit; 8bit
 server_state server_busy
     busy; shutdown; maintenance; overloaded; high|system|server|too load; load .. too|high|average;
@@ -225,7 +229,7 @@ server_state server_busy
 # Refused without a word about whom or why; asked after all others.
 POLICY = _read("""
 blocked policy_rejected
-    block; ban; restrict; access; rule|rules|acl; not want
+    block; ban; service reject; restrict; access; rule|rules|acl; not want
 message policy_rejected
     message|mail .. reject|block|unacceptable|undesirable|discarded|quarantined; message|mail .. not .. accept
 addressed policy_rejected
@@ -269,7 +273,7 @@ _ENHANCED = """
 3.1     server_storage                   server_storage
 3.4     message_rejected                 message_rejected
 4.0     server_busy                      ~server_busy
-4.1     server_busy                      ~server_busy
+4.1     server_busy                      -
 4.4     server_busy                      domain_not_found
 4.310   smtp_tempfail                    domain_not_found
 5.1     protocol_error                   ~protocol_error

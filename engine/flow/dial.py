@@ -39,7 +39,6 @@ class Desk:
     wall: Callable[[], float]  # seconds since the epoch
     stamp: Callable[[], str]  # RFC 3339, UTC
     jitter: Callable[[], float]
-    tally: Callable[[str, int], None]  # (reason, how many) of what got settled
     transcript: Callable[[str, str, float], None] | None = None
     one_attempt: bool = False  # `check` asks once and says what a run would do next
     draining: bool = False  # nothing more is asked; sessions say QUIT

@@ -144,7 +144,7 @@ class Intake:
         return _sha256(self._file)
 
     def rows(self) -> Iterator[IntakeRow]:
-        """The rows from the first to the last; each call begins anew. Rows without any text are no rows."""
+        """The rows from the first to the last; each call begins anew. Blank lines are no rows."""
         read = {"csv": self._csv_rows, "jsonl": self._json_rows, "lines": self._line_rows}[self.format]
         for n, (cells, text, problem) in enumerate(read(), 1):
             if _spoiled(text) or any(map(_spoiled, cells)):

@@ -17,7 +17,7 @@ from typing import Any
 from engine.core import classify as classifier
 from engine.core.address import Address, BadAddress, parse
 from engine.core.flags import flags
-from engine.core.identity import Consent, Job, Mode
+from engine.core.identity import Consent, Identity, Job
 from engine.core.reasons import Stage
 from engine.core.result import CatchAll, Result
 from engine.flow.intake import Intake, IntakeRow
@@ -199,8 +199,8 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(json.loads(row["cells"]))
 
 
-def mail_settings(mode: Mode, helo_name: str, mail_from: str, source: str, port: int) -> dict[str, str]:
+def mail_settings(identity: Identity | None) -> dict[str, str]:
     """What must be the same when a job goes on: greylisting and budgets are bound to it."""
-    if mode is Mode.STANDARD and not source:
+    if identity is None:
         return {}
-    return {"helo_name": helo_name, "mail_from": mail_from, "public_address": source, "port": str(port)}
+    return {"helo_name": identity.helo_name, "mail_from": identity.mail_from, "public_address": identity.key}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +17,6 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 
-from engine.core import classify as classifier
 from engine.core.control import ControlAnswer
 from engine.core.identity import Identity, Job, Mode
 from engine.core.lane import Item, Lane, Visit
@@ -43,9 +41,7 @@ DRAIN_S = 20.0  # what sessions in flight get to end politely when a run stops
 class Snapshot:
     """How far a run is, for those who watch it."""
 
-    phase: str = "intake"
-    addresses: int = 0
-    settled: Counter[str] = field(default_factory=Counter)
+    phase: str = "reading"
     sessions: int = 0
     lanes: int = 0
     paused: dict[str, str] = field(default_factory=dict)  # lane -> why it waits
@@ -94,8 +90,7 @@ class Run:
         self._desk = Desk(
             job=job, identity=settings.identity or Identity("none", "", ""), policies=settings.policies,
             journal=journal, state=state, secret=state.secret(), port=settings.port, clock=time.monotonic,
-            wall=time.time, stamp=stamp, jitter=lambda: random.uniform(0, 0.1), tally=self._tally,
-            transcript=transcript, one_attempt=settings.one_attempt,
+            wall=time.time, stamp=stamp, jitter=lambda: random.uniform(0, 0.1), transcript=transcript, one_attempt=settings.one_attempt,
         )  # fmt: skip
 
     # --- phases -----------------------------------------------------------------------------------------------
@@ -253,12 +248,12 @@ class Run:
         if lane.breaker.gives_up(now, give_up_s):
             sites = {domain.site for domain in lane.domains.values()}
             for domain in list(lane.domains.values()):
-                self._tally("provider_paused", len(lane.drop_domain(domain)))
+                lane.drop_domain(domain)
             self.journal.end("provider_paused", stamp(), site_ids=[self._sites[key].id for key in sites])
             return
         for domain in list(lane.domains.values()):
             if domain.hold is not None and domain.hold.gives_up(now, give_up_s):
-                self._tally("domain_refuses_us", len(lane.drop_domain(domain)))
+                lane.drop_domain(domain)
                 self.journal.end("domain_refuses_us", stamp(), domain_id=domain.id)
                 domain.hold = None
 
@@ -277,9 +272,6 @@ class Run:
         self._pool.join(timeout=DRAIN_S)
         self._pool.kill(timeout=1.0)
 
-    def _tally(self, reason: str, number: int) -> None:
-        self.snapshot.settled[reason] += number
-
 
 def _item(one: Pending) -> Item:
     return Item(
@@ -294,4 +286,3 @@ def stamp(at: float | None = None) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-CLASSIFIER_VERSION = classifier.VERSION

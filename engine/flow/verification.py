@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -24,8 +25,10 @@ from engine.core.result import Result
 from engine.flow.intake import Intake
 from engine.flow.job import Suppression, WrongUse, cells_of, mail_settings, open_job, result_of, results, take_in
 from engine.flow.output import Layout, Stream, output_format, write_file
+from engine.flow.preflight import Check, preflight
 from engine.flow.run import Run, Settings, Snapshot, stamp
 from engine.net.resolver import Resolver
+from engine.store.audit import AuditRow
 from engine.store.journal import Journal
 from engine.store.lock import HeldByOther, IdentityLock
 from engine.store.state import State
@@ -56,6 +59,9 @@ class Request:
     connect: bool = True
     concurrency: int = 500
     deadline_s: float | None = None
+    accepted_risk: str = ""  # why the operator goes on although preflight failed
+    one_attempt: bool = False  # `check`: ask once
+    transcript: Callable[[str, str, float], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ class Verification:
         request = self.request
         job = Job(
             new_job_id(), request.mode, request.intake.name, request.intake.sha256, request.intake.column,
-            request.consent, self._mail_settings(),
+            request.consent, mail_settings(request.identity if request.connect else None),
         )  # fmt: skip
         with self._lock(job):
             journal, job, sealed = open_job(
@@ -138,11 +144,12 @@ class Verification:
         )
         settings = Settings(
             request.identity, request.policies, request.smtp_port, request.concurrency, request.connect,
-            request.deadline_s,
+            request.deadline_s, request.one_attempt,
         )  # fmt: skip
-        self._run = run = Run(job, settings, journal, state, resolver)
+        self._run = run = Run(job, settings, journal, state, resolver, transcript=request.transcript)
         teller = gevent.spawn(self._tell, journal)
         try:
+            self._preflight(resolver, journal)
             run.survey()
             if self._forecast is not None and not self._stopped:
                 self._forecast(forecast(journal, request.policies))
@@ -157,13 +164,24 @@ class Verification:
             self._write(journal, part=True)
         return done
 
-    def _mail_settings(self) -> dict[str, str]:
-        identity = self.request.identity
-        if identity is None or not self.request.connect:
-            return {}
-        return mail_settings(
-            self.request.mode, identity.helo_name, identity.mail_from, identity.key, self.request.smtp_port
-        )
+    def _preflight(self, resolver: Resolver, journal: Journal) -> None:
+        """An Enhanced run asks only from a source that is fit to be seen; an accepted risk is audited."""
+        request = self.request
+        if request.identity is None or not request.connect or request.mode is not Mode.ENHANCED:
+            return
+        findings = preflight(request.identity, resolver, allow_private=request.allow_private)
+        failed = [finding.say for finding in findings if finding.outcome is Check.FAIL]
+        if failed and not request.accepted_risk:
+            raise WrongUse(
+                f"The identity {request.identity.name} is not fit to probe from here: {' '.join(failed)} This machine can "
+                "give syntax, domain and mail-host answers (--no-connect); RCPT needs a host with an open port 25, "
+                "a PTR record and a HELO name of its own. --accept-identity-risk REASON goes on all the same."
+            )
+        for name, why in (("accepted_risk", request.accepted_risk if failed else ""),
+                          ("allow_private", "private addresses admitted" if request.allow_private else "")):  # fmt: skip
+            if why:
+                note = AuditRow(at=time.time(), kind="policy", identity=request.identity.key, note=f"{name}: {why}")
+                journal.audit([note]).wait()
 
     def _lock(self, job: Job) -> AbstractContextManager[object]:
         request = self.request

@@ -189,7 +189,6 @@ class Call:
         if not domain.settled and not vouched and not unsure:
             return Outcome(item.id, PROVISIONAL, columns | {"reason": "rcpt_ok", "catch_all": "unknown"})
         verdict = acceptance(domain.control, refuses_unknown=vouched, unsure=unsure)
-        self.desk.tally(verdict.reason, 1)
         return Outcome(item.id, SETTLED, columns | {"reason": verdict.reason, "catch_all": verdict.catch_all.value})
 
     def _outcome(self, item: Item, one: Judged) -> Outcome:
@@ -206,8 +205,6 @@ class Call:
         )  # fmt: skip
         columns = self._columns(item, one)
         if move.at is None or self.desk.one_attempt:
-            if not move.provisional:
-                self.desk.tally(one.reason.code, 1)
             return Outcome(item.id, PROVISIONAL if move.provisional else SETTLED, columns)
         _climb(item, move)
         self.lane.add(item, now, now + (move.at - wall), first=move.step is Step.RECONNECT)
@@ -254,9 +251,8 @@ class Call:
         verdict = acceptance(answer, refuses_unknown=False)
         desk.journal.settle_accepted(domain.id, verdict.reason, verdict.catch_all.value)
         if answer is ControlAnswer.ACCEPTS:
-            gone = self.lane.drop_domain(domain)
+            self.lane.drop_domain(domain)
             desk.journal.settle_unasked(domain.id, "catch_all", "known", "yes", desk.stamp())
-            desk.tally("catch_all", len(gone))
         ttl_s = policy.inconclusive_ttl_s if answer is ControlAnswer.INCONCLUSIVE else policy.ttl_s
         now = desk.wall()
         return Fact(
@@ -279,7 +275,7 @@ class Call:
         brake.release()
         for name in domains:
             concerned = lane.domains[name]
-            desk.tally("refusals_suspect", len(lane.drop_domain(concerned)))
+            lane.drop_domain(concerned)
             desk.journal.settle_unasked(concerned.id, "refusals_suspect", "not_asked", "not_checked", desk.stamp())
         if len(domains) >= MANY_DOMAINS:
             lane.breaker.open(desk.clock(), "refusals_suspect", desk.jitter())

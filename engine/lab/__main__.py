@@ -96,6 +96,11 @@ def _say(answer: dict[str, Any]) -> None:
     os.write(1, json.dumps(answer).encode() + b"\n")
 
 
+def _end(world: World) -> None:
+    world.close()
+    os._exit(0)
+
+
 def main() -> int:
     """Serve until the input ends. Returns 1 when the lab can't be set up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
@@ -107,6 +112,7 @@ def main() -> int:
     except LabError as error:
         _say({"error": str(error)})
         return 1
+    gevent.signal_handler(signal.SIGTERM, _end, world)
     _say(world.ready)
     for line in lines:
         try:

@@ -156,24 +156,30 @@ class Conversation:
 
     def _mail(self, rest: str) -> Turn:
         persona = self.persona
-        found = _PATH.fullmatch(rest[5:]) if rest[:5].upper() == "FROM:" else None
         if persona.hangup == "mail":
             return Turn(then=persona.manner, stage="mail")
-        if persona.starttls == "required" and not self._secure:
-            return self._say("tls_required", "mail")
-        if not self._helo:
-            return self._fixed("503 5.5.1 Error: send HELO/EHLO first", "mail")
-        if self._sender is not None:
-            return self._fixed("503 5.5.1 Error: nested MAIL command", "mail")
-        if found is None:
-            return self._fixed("501 5.5.4 Syntax: MAIL FROM:<address>", "mail")
-        parameters = found[2].upper().split()
-        if "SMTPUTF8" in parameters and not persona.smtputf8:
-            return self._fixed("555 5.5.4 Unsupported option: SMTPUTF8", "mail")
+        found = _PATH.fullmatch(rest[5:]) if rest[:5].upper() == "FROM:" else None
+        utf8 = found is not None and "SMTPUTF8" in found[2].upper().split()
+        wrong = self._wrong_mail(well_formed=found is not None, utf8=utf8)
+        if wrong:
+            return self._fixed(wrong, "mail")
         turn = self._say("block" if persona.block == "mail" else "mail", "mail")
-        if turn.reply.startswith("2"):
-            self._sender, self._utf8 = found[1], "SMTPUTF8" in parameters
+        if found and turn.reply.startswith("2"):
+            self._sender, self._utf8 = found[1], utf8
         return turn
+
+    def _wrong_mail(self, *, well_formed: bool, utf8: bool) -> str:
+        """What is wrong with a MAIL command, whatever the server thinks of the sender."""
+        persona = self.persona
+        if persona.starttls == "required" and not self._secure:
+            return self._text("tls_required")
+        if not self._helo:
+            return "503 5.5.1 Error: send HELO/EHLO first"
+        if self._sender is not None:
+            return "503 5.5.1 Error: nested MAIL command"
+        if not well_formed:
+            return "501 5.5.4 Syntax: MAIL FROM:<address>"
+        return "555 5.5.4 Unsupported option: SMTPUTF8" if utf8 and not persona.smtputf8 else ""
 
     def _rcpt(self, rest: str) -> Turn:
         found = _PATH.fullmatch(rest[3:]) if rest[:3].upper() == "TO:" else None

@@ -24,6 +24,7 @@ class SessionLog:
 
     def __init__(self, log: Log, number: int, host: Host, client: str) -> None:
         self._log = log
+        self.number = number
         self._same = {
             "session": number,
             "host": host.name,
@@ -74,6 +75,7 @@ class Log:
 
     @property
     def open_sessions(self) -> int:
+        """How many sessions are open at this moment."""
         return len(self._open)
 
     def session(self, host: Host, client: str) -> SessionLog:
@@ -91,7 +93,7 @@ class Log:
     def end(self, session: SessionLog) -> None:
         """Write a session's rows and forget it."""
         self.write(session)
-        self._open.pop(session._same["session"], None)
+        self._open.pop(session.number, None)
 
     def flush(self) -> None:
         """Everything into the file, rows of open sessions too."""

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.lab.log import read
 from engine.lab.persona import LabError
@@ -37,12 +37,12 @@ class LabProcess:
         *,
         smtp_port: int = 0,
         dns_port: int = 0,
-        log: Path | bool | None = None,
+        log: Path | Literal[False] | None = None,
     ) -> None:
         self.spec = spec
-        self._folder = tempfile.TemporaryDirectory(prefix="lab-") if log in (None, True) else None
-        self.log_path = Path(self._folder.name) / "lab.jsonl" if self._folder else Path(log) if log else None  # type: ignore[arg-type]
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        self._folder = tempfile.TemporaryDirectory(prefix="lab-") if log is None else None
+        self.log_path = Path(self._folder.name) / "lab.jsonl" if self._folder else log or None
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "engine.lab"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         try:
@@ -109,6 +109,10 @@ class LabProcess:
     def wait(self) -> int:
         """Wait until the lab ends; its exit status."""
         return self._process.wait()
+
+    def end(self) -> None:
+        """Tell the lab to end, without waiting for it: for signal handlers, which must not wait."""
+        self._process.terminate()
 
     def stop(self) -> None:
         """End the lab; its log is complete afterwards. A temporary log goes with it."""

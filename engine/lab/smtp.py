@@ -35,7 +35,7 @@ CERTIFICATE = Path(__file__).with_name("tls.pem")
 _ATTEMPTS = 20  # ports tried until one is free at every address
 
 
-class _Gone(Exception):
+class _Gone(Exception):  # noqa: N818 - it is no error
     """The client has left."""
 
 
@@ -85,8 +85,9 @@ class Servers:
                     if mode == "full":
                         self._full += _never_answering(ip, chosen)
             except OSError as error:
-                for listener in bound:
+                for listener in (*bound, *self._full):
                     listener.close()
+                self._full.clear()
                 if port or error.errno != errno.EADDRINUSE:
                     raise LabError(f"the lab can't listen at port {chosen}: {error.strerror}") from None
             else:

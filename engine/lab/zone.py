@@ -137,5 +137,5 @@ def _question(query: bytes) -> tuple[str, int, int] | None:
 def _payload(query: bytes, end: int) -> int:
     """The UDP payload size that the query's OPT record offers (RFC 6891 section 6.2.3), 0 without one."""
     if len(query) >= end + 11 and query[end] == 0 and query[end + 1 : end + 3] == b"\x00\x29":
-        return max(PLAIN_UDP, struct.unpack_from("!H", query, end + 3)[0])
+        return max(PLAIN_UDP, int.from_bytes(query[end + 3 : end + 5]))
     return 0

@@ -112,7 +112,7 @@ class Session:
         self._identity = identity
         self._timeouts = timeouts
         self._policy = tls
-        self._began = 0.0
+        self._began = self._ends = 0.0  # time.monotonic()
         self._dialogue = Dialogue(identity.helo_name, identity.mail_from, tls=tls)
         self._stream: Stream | None = None
         self._patience = QUIT_S
@@ -144,11 +144,13 @@ class Session:
         if self._began:
             raise Misuse("a session opens once; make a new one")
         self._began = monotonic()
+        self._ends = self._began + self._timeouts.session_s
         try:
             try:
                 self._open()
             except SessionEnded as ended:
-                if self._policy != "opportunistic" or ended.reason != "tls_handshake_failed":
+                plain = self._policy == "opportunistic" and monotonic() < self._ends
+                if ended.reason != "tls_handshake_failed" or not plain:
                     raise
                 self._note(f"TLS handshake failed ({ended.detail}); connecting once more, without TLS")
                 self.close()
@@ -195,7 +197,7 @@ class Session:
             return
         try:
             if dialogue.quit():
-                stream.deadline = min(monotonic() + self._patience, self._ends())
+                stream.deadline = min(monotonic() + self._patience, self._ends)
                 self._write(dialogue.to_send())
                 while dialogue.state is State.QUIT:
                     self._take(stream.read())
@@ -259,7 +261,7 @@ class Session:
         self._dialogue.secured()
 
     def _shake_hands(self, stream: Stream) -> None:
-        if not _handshakes.acquire(timeout=max(self._ends() - monotonic(), 0.0)):
+        if not _handshakes.acquire(timeout=max(self._ends - monotonic(), 0.0)):
             raise DeadlinePassed
         try:
             self._until(self._timeouts.command_s)
@@ -330,7 +332,7 @@ class Session:
                 self._tell("C", line, monotonic() - self._began)
         try:
             self._stream.write(data)
-        except ConnectionError:  # the read tells why: what the peer said last, then the error
+        except (ConnectionError, ssl.SSLError):  # the read tells why: what the peer said last, then the error
             self._note("write failed")
 
     def _take(self, data: bytes) -> None:
@@ -347,10 +349,7 @@ class Session:
 
     def _until(self, seconds: float) -> None:
         assert self._stream is not None
-        self._stream.deadline = min(monotonic() + seconds, self._ends())
-
-    def _ends(self) -> float:
-        return self._began + self._timeouts.session_s
+        self._stream.deadline = min(monotonic() + seconds, self._ends)
 
     def _note(self, text: str) -> None:
         if self._tell is not None:

@@ -69,7 +69,7 @@ class _Group:
 
     def __init__(self) -> None:
         self.items: list[tuple[Database, Function[Any], bool]] = []  # the last says: in a transaction
-        self.outcomes: Sequence[Any] = ()
+        self.outcomes: Sequence[Any] | None = None  # None once done: the flusher was interrupted
         self.done = Event()
         self.since = time.monotonic()
         self.urgent = False  # somebody waits for it already, or it is full
@@ -93,6 +93,8 @@ class Ticket(Generic[T]):
         """The function's value, after its commit; raises what it raised, or StoreError."""
         if not self.done:  # a callback of `then` may ask as well: on the hub, where nothing may wait
             self._group.done.wait()
+        if self._group.outcomes is None:
+            raise RuntimeError("The write was interrupted: whether it was committed is not known.")
         outcome = self._group.outcomes[self._index]
         if isinstance(outcome, _Failed):
             raise outcome.error
@@ -184,9 +186,9 @@ class Writer:
         if self._closed:
             return
         self._closed = True
-        self._hurry.set()
-        if self._flusher is not None:
-            self._flusher.join()
+        while self._groups or self._flusher:
+            self._hurry.set()
+            self._start_flusher().join()
         self._pool.apply(_close, ([database.connection for database in self._databases],))
         self._pool.kill()
 
@@ -205,22 +207,31 @@ class Writer:
         if urgent or len(group.items) >= self._group_limit:
             group.urgent = True
             self._hurry.set()
+        self._start_flusher()
+        return Ticket(group, len(group.items) - 1)
+
+    def _start_flusher(self) -> gevent.Greenlet:
         if self._flusher is None:
             self._flusher = gevent.spawn(self._flush)
-        return Ticket(group, len(group.items) - 1)
+        return self._flusher
 
     def _flush(self) -> None:
         """Send group after group to the thread until none is left. While one commits, the next one gathers."""
-        while self._groups:
-            group = self._groups[0]
-            if not group.urgent:
-                self._hurry.wait(self._linger_s)
-            self._hurry.clear()
-            self._groups.popleft()
-            group.outcomes = self._pool.apply(_run, (group.items, self._broken))
-            group.items = []
-            group.done.set()
-        self._flusher = None
+        try:
+            while self._groups:
+                if not self._groups[0].urgent:
+                    self._hurry.wait(self._linger_s)
+                self._hurry.clear()
+                group = self._groups.popleft()
+                try:
+                    group.outcomes = self._pool.apply(_run, (group.items, self._broken))
+                finally:  # a KeyboardInterrupt may strike here; nobody must wait for ever
+                    group.items = []
+                    group.done.set()
+        finally:
+            self._flusher = None
+            if self._groups:
+                self._start_flusher()
 
 
 # ---- from here on: the native thread (rule 1)

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from engine.cli.audit import audit as command
 from engine.store import audit
 from engine.store.audit import AuditRow
-from engine.store.state import State
+from engine.store.state import State, read_head
 from engine.store.writer import Database, Writer
 
 NOW = 1_790_000_000.0  # 2026-09-21T14:13:20Z
@@ -116,6 +116,36 @@ def test_a_running_job_is_not_disturbed(running: tuple[Writer, Database]) -> Non
     assert run("verify", db.path).exit_code == 0
     assert len(run("export", db.path).stdout.splitlines()) == 6
     assert {path.name for path in db.path.parent.iterdir()} == before
+
+
+def test_a_job_that_goes_on_meanwhile_is_no_cut(
+    running: tuple[Writer, Database], state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job commits rows and their head while verify looks: the head is never ahead of what is verified."""
+    writer, db = running
+    kept = State(writer, state)
+
+    def goes_on(conn: sqlite3.Connection, job: str) -> audit.Head | None:
+        head = writer.call(lambda conn: audit.append(conn, [AuditRow(at=NOW, kind="rcpt")]), db)
+        kept.put_head(job, head.seq, head.hash).wait()
+        return read_head(conn, job)
+
+    monkeypatch.setattr("engine.cli.audit.read_head", goes_on)
+    result = run("verify", db.path)
+    assert (result.exit_code, "knows row 7" in result.output) == (0, True)
+
+
+def test_old_pages_that_a_reader_holds_are_said(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the log can't be emptied, exit 1 says that old values are still in it; the chain is whole."""
+    monkeypatch.setattr("engine.store.database.BUSY_S", 0.01)
+    reader = sqlite3.connect(journal, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM attempts").fetchall()
+    result = run("erase", journal, "--all", *WHO)
+    reader.close()
+    assert result.exit_code == 1
+    assert "old pages stay in" in result.stderr
+    assert run("verify", journal).exit_code == 0
 
 
 def test_export_is_json_a_line(journal: Path, tmp_path: Path) -> None:

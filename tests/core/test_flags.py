@@ -143,7 +143,7 @@ def _distance(a: str, b: str) -> int:
 @given(st.text("abc", max_size=6), st.text("abc", max_size=6))
 def test_one_slip_is_a_distance_of_one(typed: str, meant: str) -> None:
     """A slip is Damerau's distance 1 with the first letter right, or the first two swapped."""
-    swapped = typed[:2] == meant[1::-1]
+    swapped = typed[:2] == meant[1::-1] and typed[2:] == meant[2:]
     assert one_slip(typed, meant) == (_distance(typed, meant) == 1 and (typed[:1] == meant[:1] or swapped))
 
 

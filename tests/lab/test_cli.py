@@ -18,7 +18,7 @@ def test_it_serves_until_ctrl_c_and_says_where() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
-        page = "".join(process.stdout.readline() for _ in range(7))
+        page = "".join(process.stdout.readline() for _ in range(8))
         port = int(re.findall(r"--smtp-port (\d+)", page)[0])
         with socket.create_connection(("127.20.0.1", port), timeout=3) as sock:
             assert sock.recv(100).startswith(b"220 ")

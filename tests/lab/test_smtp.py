@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import smtplib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -14,87 +16,204 @@ from engine.lab.process import LabProcess
 from engine.lab.spec import Spec
 
 Dial = Callable[[str], smtplib.SMTP]
-HELLO = ("EHLO probe.lab", "250 mx.")
-MAIL = ("MAIL FROM:<probe@probe.lab>", "250 2.1.0")
-OPEN = (HELLO, MAIL)
-
-# persona -> host, beginning of the greeting, then commands with the beginnings of their replies
-TRANSCRIPTS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
-    "normal": (
-        "mx.normal.lab",
-        "220 mx.normal.lab",
-        (
-            *OPEN,
-            ("RCPT TO:<ada@normal.lab>", "250 2.1.5"),
-            ("RCPT TO:<ADA+news@Normal.LAB>", "250 2.1.5"),
-            ("RCPT TO:<adda@normal.lab>", "550 5.1.1"),
-            ("RCPT TO:<ada@plain.lab>", "554 5.7.1"),
-            ("RCPT TO:<@>", "501 5.1.3"),
-            ("RCPT ada", "501 5.5.4"),
-            ("MAIL FROM:<x@probe.lab>", "503 5.5.1"),
-            ("RSET", "250 2.0.0"),
-            ("RCPT TO:<ada@normal.lab>", "503 5.5.1"),
-            ("NOOP", "250"),
-            ("VRFY ada", "252"),
-            ("WHO", "502"),
-            ("QUIT", "221"),
-        ),
-    ),
-    "smtputf8": ("mx.eai.lab", "220", (HELLO, MAIL, ("RCPT TO:<jörg@eai.lab>", "501 5.1.3"), ("RSET", "250"),
-        ("MAIL FROM:<probe@probe.lab> SMTPUTF8", "250"), ("RCPT TO:<jörg@eai.lab>", "250"), ("RCPT TO:<ärg@eai.lab>", "550 5.1.1"))),
-    "plain": ("mx.plain.lab", "220", (*OPEN, ("STARTTLS", "502"))),
-    "one-at-a-time": ("mx.one-at-a-time.lab", "220", (*OPEN, ("RCPT TO:<ada@one-at-a-time.lab>", "250"))),
-    "helo-only": ("mx.helo-only.lab", "220", (("EHLO probe.lab", "502"), ("HELO probe.lab", "250"), MAIL)),
-    "no-codes": ("mx.no-codes.lab", "220", (HELLO, ("MAIL FROM:<probe@probe.lab>", "250 OK"), ("RCPT TO:<x@no-codes.lab>", "550 No such"))),
-    "folded": ("mx.folded.lab", "220", (*OPEN, ("RCPT TO:<x@folded.lab>", "550 5.1.1 The email account that you tried to reach\n5.1.1 does not\n5.1.1 exist"))),
-    "tls-only": ("mx.tls-only.lab", "220", (HELLO, ("MAIL FROM:<probe@probe.lab>", "530 5.7.0"))),
-    "tls-unavailable": ("mx.tls-unavailable.lab", "220", (HELLO, ("STARTTLS", "454 4.7.0"), MAIL)),
-    "catch-all": ("mx.catch-all.lab", "220", (*OPEN, ("RCPT TO:<q8x@catch-all.lab>", "250"))),
-    "accept-then-bounce": ("mx.accept-then-bounce.lab", "220", (*OPEN, ("RCPT TO:<q8x@accept-then-bounce.lab>", "250"),
-        ("DATA", "354"), (".", "554 5.1.1"))),
-    "refuse-all": ("mx.refuse-all.lab", "220", (*OPEN, ("RCPT TO:<postmaster@refuse-all.lab>", "550 5.1.1"))),
-    "bare-refusals": ("mx.bare-refusals.lab", "220", (*OPEN, ("RCPT TO:<ada@bare-refusals.lab>", "250"), ("RCPT TO:<x@bare-refusals.lab>", "550 Rejected"))),
-    "rejects-all": ("mx.rejects-all.lab", "220", (*OPEN, ("RCPT TO:<postmaster@rejects-all.lab>", "550 Rejected"))),
-    "turncoat": ("mx.turncoat.lab", "220", (*OPEN, ("RCPT TO:<x@turncoat.lab>", "550 5.1.1"))),
-    "greylisting": ("mx.greylisting.lab", "220", (*OPEN, ("RCPT TO:<ada@greylisting.lab>", "450 4.2.0"))),
-    "greylisting-451": ("mx.greylisting-451.lab", "220", (*OPEN, ("RCPT TO:<ada@greylisting-451.lab>", "451 4.7.1 Greylisting"))),
-    "greylisting-delay": ("mx.greylisting-delay.lab", "220", (*OPEN, ("RCPT TO:<ada@greylisting-delay.lab>", "451 4.7.1 Greylisted, please try again in 2 seconds"))),
-    "greylisting-silent": ("mx.greylisting-silent.lab", "220", (*OPEN, ("RCPT TO:<ada@greylisting-silent.lab>", "451 4.3.0"))),
-    "greylisting-forever": ("mx.greylisting-forever.lab", "220", (*OPEN, ("RCPT TO:<ada@greylisting-forever.lab>", "450 4.2.0"))),
-    "busy-once": ("mx.busy-once.lab", "421 4.3.2", ()),
-    "busy-rcpt": ("mx.busy-rcpt.lab", "220", (*OPEN, ("RCPT TO:<ada@busy-rcpt.lab>", "451 4.3.2"))),
-    "busy-always": ("mx.busy-always.lab", "421 4.3.2", ()),
-    "blocking-greeting": ("greeting.blocked.lab", "554 greeting.blocked.lab", (("EHLO probe.lab", "503"), ("QUIT", "221"))),
-    "blocking-mail": ("mail.blocked.lab", "220", (HELLO[:1] + ("250",), ("MAIL FROM:<probe@probe.lab>", "550 5.7.1"))),
-    "blocking-rcpt": ("rcpt.blocked.lab", "220", (HELLO[:1] + ("250",), MAIL, ("RCPT TO:<ada@blocking-rcpt.lab>", "554 5.7.1 Service unavailable; Client host [127.0.0.1]"))),
-    "blocking-later": ("later.blocked.lab", "220", (HELLO[:1] + ("250",), MAIL, ("RCPT TO:<ada@blocking-later.lab>", "250"))),
-    "no-ptr": ("no-ptr.blocked.lab", "220", (HELLO[:1] + ("250",), MAIL, ("RCPT TO:<ada@no-ptr.lab>", "550 5.7.25"))),
-    "helo-critic": ("helo.blocked.lab", "220", (("EHLO probe.lab", "550 5.7.1 <probe.lab>"), ("HELO probe.lab", "550 5.7.1"), ("MAIL FROM:<probe@probe.lab>", "503"))),
-    "sender-critic": ("sender.blocked.lab", "220", (HELLO[:1] + ("250",), ("MAIL FROM:<probe@probe.lab>", "550 5.1.8"))),
-    "postscreen": ("postscreen.blocked.lab", "220", (HELLO[:1] + ("250",), MAIL, ("RCPT TO:<ada@postscreen.lab>", "550 5.3.2"))),
-    "postscreen-drop": ("postscreen-drop.blocked.lab", "521 5.3.2", ()),
-    "postscreen-patient": ("mx.postscreen-patient.lab", "220", OPEN),
-    "rate-limiting": ("rate.blocked.lab", "220", (HELLO[:1] + ("250",), MAIL, *[("RCPT TO:<ada@rate-limiting.lab>", "250")] * 5, ("RCPT TO:<ada@rate-limiting.lab>", "421 4.7.28"))),
-    "relay-denied": ("mx.relay-denied.lab", "220", (*OPEN, ("RCPT TO:<ada@relay-denied.lab>", "554 5.7.1"))),
-    "auth-only": ("mx.auth-only.lab", "220", (HELLO, ("MAIL FROM:<probe@probe.lab>", "530 5.7.0"))),
-    "prohibiting": ("mx.prohibiting.lab", "220", (*OPEN, ("RCPT TO:<ada@prohibiting.lab>", "550 5.7.1"))),
-    "no-mail": ("mx.no-mail.lab", "521 mx.no-mail.lab", ()),
-    "one-recipient": ("mx.one-recipient.lab", "220", (*OPEN, ("RCPT TO:<nobody@one-recipient.lab>", "550"), ("RCPT TO:<ada@one-recipient.lab>", "250"),
-        ("RCPT TO:<alan@one-recipient.lab>", "452 4.5.3"), ("RSET", "250"), MAIL, ("RCPT TO:<alan@one-recipient.lab>", "250"))),
-    "session-limit": ("mx.session-limit.lab", "220", (*OPEN, *[("RCPT TO:<ada@session-limit.lab>", "250")] * 5, ("RCPT TO:<ada@session-limit.lab>", "421 4.5.3"))),
-    "error-limit": ("mx.error-limit.lab", "220", (*OPEN, *[("RCPT TO:<x@error-limit.lab>", "550 5.1.1")] * 19, ("RCPT TO:<x@error-limit.lab>", "421 4.7.0"))),
-    "microsoft-like": ("tenant-1.lab.microsoft.lab", "220", (HELLO[:1] + ("250",), MAIL, ("RCPT TO:<x@tenant-1.lab>", "550 5.4.1 Recipient address rejected: Access denied"),
-        ("RCPT TO:<ceo@tenant-1.lab>", "250"), ("RCPT TO:<it@tenant-1.lab>", "452 4.5.3"))),
-    "google-like": ("aspmx.google.lab", "220", (HELLO[:1] + ("250",), MAIL, ("RCPT TO:<ada@gmail-like.lab>", "250"), ("RCPT TO:<ceo@workspace-1.lab>", "451 4.3.0"),
-        ("RCPT TO:<x@gmail-like.lab>", "550 5.1.1"), ("RCPT TO:<full@gmail-like.lab>", "452 4.2.2"))),
-    "yahoo-like": ("mta.yahoo.lab", "220", (HELLO[:1] + ("250",), MAIL, ("RCPT TO:<x@yahoo-like.lab>", "250"))),
-    "garbage-rcpt": ("mx.garbage-rcpt.lab", "220", OPEN),
-    "tarpit": ("mx.tarpit.lab", "220", OPEN),
-    "dripping": ("mx.dripping.lab", "220", OPEN),
-}  # fmt: skip
+# A persona, a host of it and the beginning of its greeting; then commands with the beginnings of their replies. `open`
+# is EHLO and MAIL, an address alone is its RCPT, (x5) is five times the same.
+TRANSCRIPTS = """
+normal at mx.normal.lab: 220 mx.normal.lab
+    open
+    ada@normal.lab = 250 2.1.5
+    ADA+news@Normal.LAB = 250 2.1.5
+    adda@normal.lab = 550 5.1.1
+    ada@plain.lab = 554 5.7.1
+    RCPT TO:<@> = 501 5.1.3
+    RCPT ada = 501 5.5.4
+    MAIL FROM:<x@probe.lab> = 503 5.5.1
+    RSET = 250 2.0.0
+    ada@normal.lab = 503 5.5.1
+    NOOP = 250
+    VRFY ada = 252
+    WHO = 502
+    QUIT = 221
+smtputf8 at mx.eai.lab: 220
+    open
+    jörg@eai.lab = 501 5.1.3
+    RSET = 250
+    MAIL FROM:<probe@probe.lab> SMTPUTF8 = 250
+    jörg@eai.lab = 250
+    ärg@eai.lab = 550 5.1.1
+plain at mx.plain.lab: 220
+    open
+    STARTTLS = 502
+one-at-a-time at mx.one-at-a-time.lab: 220
+    open
+    ada@one-at-a-time.lab = 250
+helo-only at mx.helo-only.lab: 220
+    EHLO probe.lab = 502
+    HELO probe.lab = 250
+    MAIL FROM:<probe@probe.lab> = 250 2.1.0
+no-codes at mx.no-codes.lab: 220
+    EHLO probe.lab = 250 mx.
+    MAIL FROM:<probe@probe.lab> = 250 OK
+    x@no-codes.lab = 550 No such
+folded at mx.folded.lab: 220
+    open
+    x@folded.lab = 550 5.1.1 The email account that you tried to reach
+tls-only at mx.tls-only.lab: 220
+    EHLO probe.lab = 250 mx.
+    MAIL FROM:<probe@probe.lab> = 530 5.7.0
+tls-unavailable at mx.tls-unavailable.lab: 220
+    EHLO probe.lab = 250 mx.
+    STARTTLS = 454 4.7.0
+    MAIL FROM:<probe@probe.lab> = 250 2.1.0
+catch-all at mx.catch-all.lab: 220
+    open
+    q8x@catch-all.lab = 250
+accept-then-bounce at mx.accept-then-bounce.lab: 220
+    open
+    q8x@accept-then-bounce.lab = 250
+    DATA = 354
+    . = 554 5.1.1
+refuse-all at mx.refuse-all.lab: 220
+    open
+    postmaster@refuse-all.lab = 550 5.1.1
+bare-refusals at mx.bare-refusals.lab: 220
+    open
+    ada@bare-refusals.lab = 250
+    x@bare-refusals.lab = 550 Rejected
+rejects-all at mx.rejects-all.lab: 220
+    open
+    postmaster@rejects-all.lab = 550 Rejected
+turncoat at mx.turncoat.lab: 220
+    open
+    x@turncoat.lab = 550 5.1.1
+greylisting at mx.greylisting.lab: 220
+    open
+    ada@greylisting.lab = 450 4.2.0
+greylisting-451 at mx.greylisting-451.lab: 220
+    open
+    ada@greylisting-451.lab = 451 4.7.1 Greylisting
+greylisting-delay at mx.greylisting-delay.lab: 220
+    open
+    ada@greylisting-delay.lab = 451 4.7.1 Greylisted, please try again in 2 seconds
+greylisting-silent at mx.greylisting-silent.lab: 220
+    open
+    ada@greylisting-silent.lab = 451 4.3.0
+greylisting-forever at mx.greylisting-forever.lab: 220
+    open
+    ada@greylisting-forever.lab = 450 4.2.0
+busy-once at mx.busy-once.lab: 421 4.3.2
+busy-rcpt at mx.busy-rcpt.lab: 220
+    open
+    ada@busy-rcpt.lab = 451 4.3.2
+busy-always at mx.busy-always.lab: 421 4.3.2
+blocking-greeting at greeting.blocked.lab: 554 greeting.blocked.lab
+    EHLO probe.lab = 503
+    QUIT = 221
+blocking-mail at mail.blocked.lab: 220
+    EHLO probe.lab = 250
+    MAIL FROM:<probe@probe.lab> = 550 5.7.1
+blocking-rcpt at rcpt.blocked.lab: 220
+    open
+    ada@blocking-rcpt.lab = 554 5.7.1 Service unavailable; Client host [127.0.0.1]
+blocking-later at later.blocked.lab: 220
+    open
+    ada@blocking-later.lab = 250
+no-ptr at no-ptr.blocked.lab: 220
+    open
+    ada@no-ptr.lab = 550 5.7.25
+helo-critic at helo.blocked.lab: 220
+    EHLO probe.lab = 550 5.7.1 <probe.lab>
+    HELO probe.lab = 550 5.7.1
+    MAIL FROM:<probe@probe.lab> = 503
+sender-critic at sender.blocked.lab: 220
+    EHLO probe.lab = 250
+    MAIL FROM:<probe@probe.lab> = 550 5.1.8
+postscreen at postscreen.blocked.lab: 220
+    open
+    ada@postscreen.lab = 550 5.3.2
+postscreen-drop at postscreen-drop.blocked.lab: 521 5.3.2
+postscreen-patient at mx.postscreen-patient.lab: 220
+    open
+rate-limiting at rate.blocked.lab: 220
+    open
+    ada@rate-limiting.lab = 250 (x5)
+    ada@rate-limiting.lab = 421 4.7.28
+relay-denied at mx.relay-denied.lab: 220
+    open
+    ada@relay-denied.lab = 554 5.7.1
+auth-only at mx.auth-only.lab: 220
+    EHLO probe.lab = 250 mx.
+    MAIL FROM:<probe@probe.lab> = 530 5.7.0
+prohibiting at mx.prohibiting.lab: 220
+    open
+    ada@prohibiting.lab = 550 5.7.1
+no-mail at mx.no-mail.lab: 521 mx.no-mail.lab
+one-recipient at mx.one-recipient.lab: 220
+    open
+    nobody@one-recipient.lab = 550
+    ada@one-recipient.lab = 250
+    alan@one-recipient.lab = 452 4.5.3
+    RSET = 250
+    MAIL FROM:<probe@probe.lab> = 250 2.1.0
+    alan@one-recipient.lab = 250
+session-limit at mx.session-limit.lab: 220
+    open
+    ada@session-limit.lab = 250 (x5)
+    ada@session-limit.lab = 421 4.5.3
+error-limit at mx.error-limit.lab: 220
+    open
+    x@error-limit.lab = 550 5.1.1 (x19)
+    x@error-limit.lab = 421 4.7.0
+microsoft-like at tenant-1.lab.microsoft.lab: 220
+    open
+    x@tenant-1.lab = 550 5.4.1 Recipient address rejected: Access denied
+    ceo@tenant-1.lab = 250
+    it@tenant-1.lab = 452 4.5.3
+google-like at aspmx.google.lab: 220
+    open
+    ada@gmail-like.lab = 250
+    ceo@workspace-1.lab = 451 4.3.0
+    x@gmail-like.lab = 550 5.1.1
+    full@gmail-like.lab = 452 4.2.2
+yahoo-like at mta.yahoo.lab: 220
+    open
+    x@yahoo-like.lab = 250
+garbage-rcpt at mx.garbage-rcpt.lab: 220
+    open
+tarpit at mx.tarpit.lab: 220
+    open
+dripping at mx.dripping.lab: 220
+    open
+"""
 # What no transcript can show has a test of its own below.
-ELSEWHERE = {"tls-broken", "refusing", "blackhole", "silent", "silent-rcpt", "drop-connect", "reset-connect", "drop-ehlo",
-    "drop-rcpt", "reset-rcpt", "garbage", "endless", "dripping-forever"}  # fmt: skip
+ELSEWHERE = {
+    *("tls-broken", "refusing", "blackhole", "silent", "silent-rcpt", "drop-connect", "reset-connect", "drop-ehlo"),
+    *("drop-rcpt", "reset-rcpt", "garbage", "endless", "dripping-forever"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    persona: str
+    host: str
+    greeting: str
+    turns: list[tuple[str, str]]
+
+
+def transcripts() -> Iterator[Transcript]:
+    for block in re.split(r"\n(?=\S)", TRANSCRIPTS.strip()):
+        head, *lines = block.splitlines()
+        persona, host, greeting = re.fullmatch(r"(\S+) at (\S+): (.+)", head).groups()
+        turns: list[tuple[str, str]] = []
+        for line in lines:
+            command, _, reply = line.strip().partition(" = ")
+            if command == "open":
+                turns += [("EHLO probe.lab", "250"), ("MAIL FROM:<probe@probe.lab>", "250 2.1.0")]
+                continue
+            text, _, times = reply.removesuffix(")").partition(" (x")
+            command = f"RCPT TO:<{command}>" if re.fullmatch(r"\S+@\S+", command) else command
+            turns += [(command, text)] * int(times or 1)
+        yield Transcript(persona, host, greeting, turns)
 
 
 def said(reply: tuple[int, bytes]) -> str:
@@ -116,19 +235,28 @@ def until(sock: socket.socket, end: bytes) -> bytes:
 
 def test_every_persona_has_a_transcript_or_a_test_of_its_own(described: Spec) -> None:
     """No persona ships untested."""
-    assert set(described.personas) == set(TRANSCRIPTS) | ELSEWHERE
+    assert set(described.personas) == {each.persona for each in transcripts()} | ELSEWHERE
 
 
-@pytest.mark.parametrize("persona", TRANSCRIPTS)
-def test_a_persona_says_what_the_file_says(persona: str, dial: Dial, described: Spec) -> None:
+@pytest.mark.parametrize("told", list(transcripts()), ids=lambda told: told.persona)
+def test_a_persona_says_what_the_file_says(told: Transcript, dial: Dial, described: Spec) -> None:
     """Greeting, code, enhanced code and words are those of lab.yaml."""
-    host, greeting, turns = TRANSCRIPTS[persona]
-    assert persona == described.hosts[host].persona
-    client = dial(host)
+    assert told.persona == described.hosts[told.host].persona
+    client = dial(told.host)
     client.command_encoding = "utf-8"
-    assert said(client.greeting).startswith(greeting)
-    for command, beginning in turns:
+    assert said(client.greeting).startswith(told.greeting)
+    for command, beginning in told.turns:
         assert said(client.docmd(command)).startswith(beginning), command
+
+
+def test_a_folded_reply_repeats_its_codes(dial: Dial) -> None:
+    """Every line of a multi-line reply has code and enhanced code."""
+    client = dial("mx.folded.lab")
+    client.ehlo()
+    client.mail("a@probe.lab")
+    client.putcmd("RCPT TO:<x@folded.lab>")
+    lines = client.getreply()[1].decode().split("\n")
+    assert ([line[:6] for line in lines], len(lines)) == (["5.1.1 "] * 3, 3)
 
 
 def test_what_ends_a_session_ends_the_line(dial: Dial) -> None:

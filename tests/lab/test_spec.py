@@ -55,8 +55,14 @@ def test_who_refuses_us_is_one_organisation(described: spec.Spec) -> None:
 def test_the_policies_load_over_the_shipped_ones() -> None:
     """They claim the lab's providers, and leave no number of the default policy that takes minutes."""
     found = load_policies([FOLDER / "policies"])
-    names = {"aspmx.google.lab": "google-like", "tenant-1.lab.microsoft.lab": "microsoft-like", "mta.yahoo.lab": "yahoo-like",
-        "mx.forbidden.lab": "forbidden-like", "mx.pool.lab": "pool-like", "mx.normal.lab": "default"}  # fmt: skip
+    names = {
+        "aspmx.google.lab": "google-like",
+        "tenant-1.lab.microsoft.lab": "microsoft-like",
+        "mta.yahoo.lab": "yahoo-like",
+        "mx.forbidden.lab": "forbidden-like",
+        "mx.pool.lab": "pool-like",
+        "mx.normal.lab": "default",
+    }
     assert names == {host: found.for_hosts([host]).name for host in names}
     assert found.for_hosts(["mta.yahoo.lab"]).rcpt == "uninformative"
     assert found.for_hosts(["mx.forbidden.lab"]).rcpt == "never"

@@ -32,7 +32,7 @@ def answers(message: dns.message.Message) -> list[str]:
     [
         ("normal.lab", "MX", "NOERROR", ["normal.lab. 10 mx.normal.lab."]),
         ("NORMAL.Lab", "MX", "NOERROR", ["NORMAL.Lab. 10 mx.normal.lab."]),
-        ("gmail-like.lab", "MX", "NOERROR", ["gmail-like.lab. 5 aspmx.google.lab.", "gmail-like.lab. 10 alt1.google.lab."]),
+        ("hosted-01.lab", "MX", "NOERROR", ["hosted-01.lab. 10 mx.hosting.lab."]),
         ("xn--bcher-kva.lab", "MX", "NOERROR", ["xn--bcher-kva.lab. 10 mx.xn--bcher-kva.lab."]),
         ("implicit.lab", "MX", "NOERROR", []),
         ("nothing.lab", "MX", "NOERROR", []),

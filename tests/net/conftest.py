@@ -20,7 +20,6 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 import pytest
-from gevent import get_hub
 
 ROOT = Path(__file__).parents[2]
 Rule = Callable[[dns.message.Message, str, int], dns.message.Message | bytes | None]
@@ -37,10 +36,8 @@ class NameServer:
         self.extra: dict[str, list[dns.rrset.RRset]] = {}
         self.rules: dict[str, Rule] = {}
         self.asked: list[tuple[str, str, str]] = []
-        self._udp = socketserver.UDPServer(("127.0.0.1", 0), self._datagram())
-        self.port = self._udp.server_address[1]
-        socketserver.ThreadingTCPServer.allow_reuse_address = True
-        self._tcp = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), self._stream())
+        self._udp, self._tcp = both(self._datagram(), self._stream())
+        self.port: int = self._udp.server_address[1]
         self._tcp.daemon_threads = True
         self._tcp.block_on_close = False
         for server in (self._udp, self._tcp):
@@ -108,6 +105,16 @@ class NameServer:
         return Stream
 
 
+def both(datagram: type, stream: type) -> tuple[socketserver.UDPServer, socketserver.ThreadingTCPServer]:
+    """Servers at one port; a port that is free for UDP may be somebody's for TCP."""
+    while True:
+        udp = socketserver.UDPServer(("127.0.0.1", 0), datagram)
+        try:
+            return udp, socketserver.ThreadingTCPServer(udp.server_address, stream)
+        except OSError:
+            udp.server_close()
+
+
 def question(query: dns.message.Message) -> tuple[str, str]:
     asked = query.question[0]
     return str(asked.name).rstrip(".").lower(), dns.rdatatype.to_text(asked.rdtype)
@@ -148,10 +155,12 @@ def nsd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tupl
         port = free_port()
         served = ""
         for zone, text in zones.items():
-            (home / zone).write_text(f"$ORIGIN {zone}.\n$TTL 300\n@ SOA ns.t.lab. host 1 60 60 60 60\n@ NS ns.t.lab.\n{text}")
+            (home / zone).write_text(
+                f"$ORIGIN {zone}.\n$TTL 300\n@ SOA ns.t.lab. host 1 60 60 60 60\n@ NS ns.t.lab.\n{text}"
+            )
             served += f"zone:\n name: {zone}\n zonefile: {zone}\n"
         (home / "nsd.conf").write_text(
-            f"server:\n ip-address: 127.0.0.1@{port}\n server-count: 1\n username: \"\"\n chroot: \"\"\n database: \"\"\n"
+            f'server:\n ip-address: 127.0.0.1@{port}\n server-count: 1\n username: ""\n chroot: ""\n database: ""\n'
             f" zonesdir: {home}\n pidfile: {home}/pid\n xfrdfile: {home}/xfrd\n zonelistfile: {home}/zones\n"
             f"remote-control:\n control-enable: no\n{served}"
         )
@@ -184,13 +193,6 @@ def responder() -> Iterator[tuple[str, int]]:
         assert process.stdout is not None
         yield "127.0.0.1", int(process.stdout.readline())
         process.terminate()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _hub_at_rest() -> Iterator[None]:
-    """The hub dies before the interpreter does."""
-    yield
-    get_hub().destroy()
 
 
 def free_port() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import dns.edns
+import resource
+from pathlib import Path
+
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import gevent
 import pytest
 
@@ -270,9 +273,7 @@ def test_a_failing_server_is_no_answer(name_server, ask, rcode, detail):
 def test_bad_news_is_asked_twice(name_server, ask):
     """An NXDOMAIN that the second question doesn't confirm ends nothing."""
     name_server.add("ann.lab A 127.0.0.2")
-    name_server.on(
-        "ann.lab", lambda query, _, nth: name_server.reply(query, dns.rcode.NXDOMAIN if nth == 0 else None)
-    )
+    name_server.on("ann.lab", lambda query, _, nth: name_server.reply(query, dns.rcode.NXDOMAIN if nth == 0 else None))
     assert ask().route("ann.lab").dialable
     assert name_server.asked[:2] == [("udp", "ann.lab", "MX"), ("tcp", "ann.lab", "MX")]
 
@@ -361,7 +362,7 @@ def test_garbage_is_no_answer(name_server, ask):
 
 @pytest.mark.parametrize("ends", ["loop", "dangling"])
 def test_aliases_that_lead_nowhere(name_server, ask, ends):
-    """A CNAME loop is `cname_loop` for a host and for a domain; a CNAME to nothing is `no_address`, `dangling_cname`."""
+    """A CNAME loop is named for a host and for a domain; a CNAME to nothing is `no_address`, `dangling_cname`."""
     name_server.add("one.lab CNAME two.lab")
     if ends == "loop":
         name_server.add("two.lab CNAME one.lab")
@@ -481,8 +482,7 @@ def test_memory_does_not_grow_with_the_names(responder):
 
 
 def rss_mib():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096 / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 # Addresses

@@ -193,6 +193,26 @@ def test_closing_commits_what_waits(tmp_path: Path) -> None:
         assert other.execute("SELECT n FROM rows").fetchall() == [(1,)]
 
 
+def test_an_interrupt_leaves_nobody_waiting(writer: Writer, db: Database) -> None:
+    """The greenlet that sends groups is struck down: the group on its way is told so, those that wait are sent."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def blocks(_: sqlite3.Connection) -> bool:
+        begun.set()
+        return gate.wait(10)
+
+    struck = writer.enqueue(db, blocks)
+    while not begun.is_set():
+        gevent.sleep(0)
+    waiting = writer.enqueue(db, put(1))
+    writer._start_flusher().kill()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        struck.wait()
+    gate.set()
+    assert waiting.wait() == 1
+    assert numbers(writer, db) == [1]
+
+
 def test_a_closed_database_can_be_moved(writer: Writer, db: Database) -> None:
     """`close_database` commits what waits and leaves no log beside the file."""
     writer.enqueue(db, put(1))
@@ -401,7 +421,8 @@ with Writer() as writer:
     db = writer.open(Path(sys.argv[1]) / "one.db", "CREATE TABLE rows (n INTEGER PRIMARY KEY);")
     thread = writer.read(db, lambda c: monkey.get_original("_thread", "get_ident")())
     assert thread != monkey.get_original("_thread", "get_ident")()
-    jobs = [gevent.spawn(writer.call, lambda c, n=n: c.execute("INSERT INTO rows VALUES (?)", (n,)).rowcount, db) for n in range(99)]
+    insert = "INSERT INTO rows VALUES (?)"
+    jobs = [gevent.spawn(writer.call, lambda c, n=n: c.execute(insert, (n,)).rowcount, db) for n in range(99)]
     gevent.joinall(jobs, raise_error=True)
     print(writer.read(db, lambda c: c.execute("SELECT count(*) FROM rows").fetchone()[0]))
 """

@@ -1,0 +1,69 @@
+"""What the command line prints in rows and columns: plain text that a pipe and a terminal both show well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from engine.core.reasons import REASONS, Category
+from engine.flow.verification import Forecast
+
+_BAR = 28
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+    """Rows with columns of equal width; those numbered in `right` are set flush right."""
+    if not rows:
+        return []
+    numbers = set(right)
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in numbers else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def verdict_lines(counts: dict[str, int]) -> list[str]:
+    """The table of verdicts: how many addresses by category and reason."""
+    total = sum(counts.values())
+    lines = [""]
+    for category in Category:
+        found = {code: n for code, n in counts.items() if code and REASONS[code].category is category}
+        if not found:
+            continue
+        number = sum(found.values())
+        bar = "█" * max(1, round(_BAR * number / max(1, total)))
+        lines.append(f"{category.value:8}{number:>8}  {100 * number / total:5.1f} %  {bar}")
+        rows = [
+            (f"    {code}", str(n), "" if REASONS[code].answered else "not answered", REASONS[code].meaning)
+            for code, n in sorted(found.items(), key=lambda each: -each[1])
+        ]
+        lines += aligned(rows, right=[1])
+    if counts.get(""):
+        lines.append(f"open    {counts['']:>8}")
+    lines.append(f"{total} distinct addresses.")
+    return lines
+
+
+def forecast_lines(forecasts: Sequence[Forecast]) -> list[str]:
+    """How long the policies make the list take, per provider: said before the first probe."""
+    if not forecasts:
+        return []
+    head = ("provider", "addresses", "sites", "at least", "bound by")
+    rows = [
+        (each.provider, str(each.addresses), str(each.sites), hours(each.hours), each.binding) for each in forecasts[:12]
+    ]
+    return aligned([head, *rows], right=[1, 2, 3])
+
+
+def hours(value: float) -> str:
+    """A time as people say it: `2.5 h`, `12 min`, `under a minute`."""
+    if value >= 48:
+        return f"{value / 24:.1f} days"
+    if value >= 1:
+        return f"{value:.1f} h"
+    if value * 60 >= 1:
+        return f"{value * 60:.0f} min"
+    return "under a minute"

@@ -1,0 +1,166 @@
+"""`engine verify`: a list in, verdicts with evidence out."""
+
+from __future__ import annotations
+
+import resource
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import gevent
+
+from engine.cli.options import MODES, Asking, asking, asking_options, missing_identity, seconds
+from engine.cli.progress import Progress
+from engine.cli.tables import forecast_lines, verdict_lines
+from engine.core.identity import Mode
+from engine.flow.intake import open_intake
+from engine.flow.job import WrongUse
+from engine.flow.output import check_output
+from engine.flow.verification import Request, Verification
+
+FILES_BESIDE = 200  # descriptors that are no sessions: databases, DNS, the output, a safety margin
+
+
+@click.command(short_help="Verify a list of addresses.")
+@click.argument("source", metavar="INPUT", default="")
+@click.option("-o", "--output", metavar="OUTPUT", default="", help="Where the rows go: .csv, .jsonl, or - for stdout.")
+@click.option("--mode", default="", metavar="MODE", help="standard or enhanced; there is no default.")
+@click.option("--column", metavar="NAME", help="The address column; found by itself where it can be.")
+@click.option("--no-connect", is_flag=True, help="End at the mail hosts: syntax and DNS only, no identity needed.")
+@click.option("--journal", type=click.Path(dir_okay=False, path_type=Path), help="The job's file; OUTPUT.journal.")
+@click.option("--resume", is_flag=True, help="Go on where a run of this job stopped or was killed.")
+@click.option("--concurrency", type=click.IntRange(1, 20000), help="Sessions open at once; 500, if not given.")
+@click.option("--deadline", metavar="DURATION", help="End after this time; what still waits is written as such.")
+@click.option("--no-progress", is_flag=True, help="No progress display on a terminal.")
+@asking_options
+def verify(source: str, output: str, mode: str, **flags: Any) -> None:
+    """Verify the addresses of INPUT (CSV, JSONL or lines; - is stdin) and write OUTPUT.
+
+    The rows come out in input order with the caller's own columns first, untouched, and a verdict beside each:
+    category (valid, invalid, risky), reason, and the reply that proves it. A run that was stopped or killed
+    goes on with --resume, and asks nothing twice that is settled.
+
+    \b
+    Two modes:
+      standard  syntax, domain, mail hosts, and one connection a site up to EHLO; no mailbox is asked about
+      enhanced  the same, and RCPT for each address; it needs a consent record (--consent, --consent-by)
+
+    \b
+    Examples:
+      engine verify list.csv -o out.csv --mode standard --no-connect
+      engine verify list.csv -o out.csv --mode enhanced --consent TICKET-7 --consent-by "A. Owner" \\
+        --identity node.yaml
+    """
+    if not source:
+        raise WrongUse("INPUT is missing: name the file that holds the addresses, or - for standard input.")
+    chosen = _mode(mode, source, output)
+    if not output:
+        raise WrongUse("OUTPUT is missing: name the file for the results with -o FILE, or -o - for standard output.")
+    if output == "-" and flags["resume"]:
+        raise WrongUse(
+            "--resume can't know what a pipe has received; write to a file instead: "
+            f"engine verify {shlex.quote(source)} -o FILE --mode {chosen.value} --resume --journal JOURNAL ..."
+        )
+    check_output(output, source)
+    deadline_s = seconds(flags["deadline"], "--deadline")
+    with open_intake(source, flags["column"]) as intake, asking(chosen, flags) as who:
+        if who.identity is None and not flags["no_connect"]:
+            raise missing_identity("A run that connects")
+        if who.allow_private and not flags["lab"]:
+            print("engine: private mail hosts are admitted (--allow-private): for test networks only.", file=sys.stderr)
+        request = Request(
+            intake=intake, mode=chosen, policies=who.policies, journal=_journal(flags["journal"], output, who),
+            state=who.state, output=None if output == "-" else Path(output),
+            pipe=sys.stdout.buffer if output == "-" else None, identity=who.identity, consent=who.consent,
+            suppression=who.suppression, resume=flags["resume"], dns=who.dns, smtp_port=who.smtp_port,
+            allow_private=who.allow_private, connect=not flags["no_connect"],
+            concurrency=_concurrency(flags["concurrency"], who), deadline_s=deadline_s, accepted_risk=who.accepted_risk,
+        )  # fmt: skip
+        _run(request, output, show_progress=not flags["no_progress"] and sys.stderr.isatty())
+
+
+def _run(request: Request, output: str, *, show_progress: bool) -> None:
+    say = sys.stderr if output == "-" or show_progress else sys.stdout
+    if request.pipe is not None:
+        print(f"engine: the journal of this run is {request.journal}.", file=sys.stderr)
+    progress = Progress(sys.stderr) if show_progress else None
+
+    def tell_forecast(forecasts: list[Any]) -> None:
+        for line in forecast_lines(forecasts):
+            print(line, file=say)
+
+    with Verification(request, forecast=tell_forecast) as verification:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            gevent.signal_handler(number, _Stopper(verification))
+        if progress is not None:
+            progress.start(verification)
+        try:
+            done = verification.run()
+        finally:
+            if progress is not None:
+                progress.stop()
+        for line in verdict_lines(verification.counts()):
+            print(line, file=say)
+    if not done:
+        print(f"engine: stopped; everything settled is kept. Go on with: {_resume_command()}", file=sys.stderr)
+        sys.exit(1)
+    if output != "-":
+        print(f"Written to {output}; the journal with the evidence is {request.journal}.", file=say)
+
+
+class _Stopper:
+    """The first signal stops politely, the second at once; the journal keeps everything either way."""
+
+    def __init__(self, verification: Verification) -> None:
+        self._verification = verification
+        self._asked = False
+
+    def __call__(self) -> None:
+        if self._asked:
+            sys.stderr.write(f"engine: stopped at once. Go on with: {_resume_command()}\n")
+            sys.stderr.flush()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGKILL)
+        self._asked = True
+        self._verification.stop()
+
+
+def _resume_command() -> str:
+    words = ["engine", *sys.argv[1:]]
+    return shlex.join(words if "--resume" in words else [*words, "--resume"])
+
+
+def _mode(mode: str, source: str, output: str) -> Mode:
+    given = f"engine verify {shlex.quote(source)} -o {shlex.quote(output or 'out.csv')}"
+    example = f"For example:\n  {given} --mode standard\n  {given} --mode enhanced --consent REF --consent-by WHO"
+    if not mode:
+        raise WrongUse(f"--mode is missing, and has no default.\n{MODES}\n{example}")
+    try:
+        return Mode(mode)
+    except ValueError:
+        raise WrongUse(f"--mode {mode}: there is no such mode.\n{MODES}\n{example}") from None
+
+
+def _journal(named: Path | None, output: str, who: Asking) -> Path:
+    if named is not None:
+        return named
+    if output == "-":
+        from engine.flow.verification import new_job_id  # noqa: PLC0415
+
+        return who.state.parent / f"pipe-{new_job_id()}.journal"
+    return Path(f"{output}.journal")
+
+
+def _concurrency(flag: int | None, who: Asking) -> int:
+    """Sessions at once, as far as this process may open files; the soft limit is raised to the hard one."""
+    wanted = int(who.settings.option("concurrency", flag, 500)) if who.settings else flag or 500
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allowed = max(1, hard - FILES_BESIDE)
+    if wanted > allowed:
+        print(f"engine: {allowed} sessions at once, not {wanted}: this process may open {hard} files.", file=sys.stderr)
+    return min(wanted, allowed)
