@@ -1,10 +1,10 @@
 """CPU per session of a five-turn dialogue (greeting, EHLO, MAIL, RCPT, QUIT): ours against a bare gevent.socket loop.
 
 Both clients talk to the same server, a process of its own on loopback, in turns within one run, so that their ratio
-holds on any machine; each one's best round counts. The bare loop does nothing but `recv` until a line ends and `sendall`: no parser, no deadline,
-no limits.
+holds on any machine; each one's best round counts. The bare loop does nothing but `recv` until a line ends and
+`sendall`: no parser, no deadline, no limits.
 
-    python -m bench.dialogue [--sessions 3000] [--open 200] [--rounds 5]
+    python -m bench dialogue [--sessions 3000] [--open 200] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -92,18 +92,18 @@ def cpu_us(client: Callable[[int], None], port: int, sessions: int, at_once: int
     return (time.process_time() - began) / sessions * 1e6
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
     """Run it and print both figures and their ratio."""
-    options = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    options = argparse.ArgumentParser(prog="python -m bench dialogue", description=__doc__.split("\n", maxsplit=1)[0])
     options.add_argument("--sessions", type=int, default=3000, help="a round and client")
     options.add_argument("--open", type=int, default=200, help="sessions open at once")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    chosen = options.parse_args()
+    chosen = options.parse_args(arguments)
     if chosen.serve:
         serve()
-        return
-    command = [sys.executable, "-m", "bench.dialogue", "--serve"]
+        return 0
+    command = [sys.executable, "-m", "bench", "dialogue", "--serve"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline())
@@ -119,7 +119,4 @@ def main() -> None:
     print(f"bare gevent.socket loop  {plain:7.1f} us CPU a session")
     print(f"engine.net.session       {engine:7.1f} us CPU a session")
     print(f"ratio                    {engine / plain:7.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

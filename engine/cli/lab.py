@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from engine.cli.verify import verify
 from engine.lab.persona import LabError
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
@@ -55,8 +56,6 @@ def _where(running: LabProcess, spec: Path | None) -> list[str]:
 @click.option("-o", "--output", type=_FILE, default=Path("demo-out/verdicts.csv"), help="Where the rows go.")
 def demo(output: Path) -> None:
     """Verify the shipped list of a few hundred addresses against the lab, and print the table of verdicts."""
-    from engine.cli.verify import verify
-
     output.parent.mkdir(parents=True, exist_ok=True)
     for old in output.parent.glob(f"{output.name}*"):
         old.unlink()

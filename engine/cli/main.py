@@ -100,5 +100,5 @@ def _exit_code(error: Exception) -> int:
 
 # Errors that are found before anything is sent, by name: their modules load only with the command that needs them.
 WRONG_USE = frozenset(
-    {"WrongUse", "SettingsError", "PolicyProblems", "InputProblem", "OutputProblem", "LabError", "GrammarError"}
+    {"WrongUse", "Held", "SettingsError", "PolicyProblems", "InputProblem", "OutputProblem", "LabError", "GrammarError"}
 )

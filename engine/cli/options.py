@@ -89,7 +89,11 @@ def asking(mode: Mode | None, flags: dict[str, Any]) -> Iterator[Asking]:
     dns = settings.option("dns", flags["dns"], ())
     dirs = settings.option("policies", flags["policy_dirs"], ())
     state = settings.option("state", flags["state"])
-    private = flags["allow_private"] or str(settings.option("allow_private", None, "no")).lower() in {"1", "yes", "true"}
+    private = flags["allow_private"] or str(settings.option("allow_private", None, "no")).lower() in {
+        "1",
+        "yes",
+        "true",
+    }
     identity = find_identity(
         settings, file=flags["identity_file"], helo=flags["helo"], mail_from=flags["mail_from"],
         public_ip=flags["public_ip"], bind=flags["bind"], pools=flags["pools"],

@@ -57,7 +57,9 @@ class Progress:
         rate = done / elapsed if elapsed > 0 else 0.0
         left = f"{(total - done) / rate:.0f} s left at this rate" if rate and done < total else ""
         head = Table.grid(padding=(0, 2))
-        head.add_row(f"{now.phase}", ProgressBar(total or 1, done, width=32), f"{done} of {total}", f"{rate:.0f}/s", left)
+        head.add_row(
+            f"{now.phase}", ProgressBar(total or 1, done, width=32), f"{done} of {total}", f"{rate:.0f}/s", left
+        )
         line = Text()
         for category in Category:
             number = sum(n for code, n in counts.items() if code and REASONS[code].category is category)

@@ -53,7 +53,8 @@ def forecast_lines(forecasts: Sequence[Forecast]) -> list[str]:
         return []
     head = ("provider", "addresses", "sites", "at least", "bound by")
     rows = [
-        (each.provider, str(each.addresses), str(each.sites), hours(each.hours), each.binding) for each in forecasts[:12]
+        (each.provider, str(each.addresses), str(each.sites), hours(each.hours), each.binding)
+        for each in forecasts[:12]
     ]
     return aligned([head, *rows], right=[1, 2, 3])
 
@@ -67,3 +68,10 @@ def hours(value: float) -> str:
     if value * 60 >= 1:
         return f"{value * 60:.0f} min"
     return "under a minute"
+
+
+def gap(seconds: float) -> str:
+    """A short time in its own unit: `90 s`, `15 min`, `6 h`."""
+    if seconds >= 7200:
+        return f"{seconds / 3600:g} h"
+    return f"{seconds / 60:g} min" if seconds >= 120 else f"{seconds:g} s"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.core import rules
 from engine.core.policy import ReplyRow
@@ -69,8 +70,7 @@ class Judgement:
     backed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
+class _Reply(NamedTuple):
     """A reply made ready. `status` is the enhanced code without its class; `hits` the bits of the rules whose words occur."""
 
     code: int | None
@@ -115,7 +115,7 @@ def _prepare(code: int | None, enhanced: str, text: str, stage: Stage, echoed: S
     text = unfold(text)
     if (found := _CODE.match(text)) and code in (None, int(found[1])):
         code, text = int(found[1]), text[found.end() :]
-    given = _ENHANCED.fullmatch(enhanced.strip())
+    given = _ENHANCED.fullmatch(enhanced.strip()) if enhanced else None
     front = _ENHANCED.match(text)
     if front and (given is None or given[1] == front[1]):
         given, text = front, text[front.end() :]
@@ -175,7 +175,7 @@ def _words(reply: _Reply, family: int) -> tuple[str, str] | None:
 
 def _enhanced(reply: _Reply) -> tuple[str, str] | None:
     """What the enhanced code says; None where it says too little and the words or the code decide."""
-    if not reply.enhanced:
+    if not reply.enhanced or reply.code == 503:  # a wrong order of commands stays one, whatever code stands beside it
         return None
     subject, _, detail = reply.status.partition(".")
     pair = rules.ENHANCED.get(reply.status) or rules.SUBJECTS.get(subject)
@@ -219,9 +219,9 @@ def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:
     if row.category is not Category.INVALID:
         return reason, rule
     recipient = row.fault is Fault.RECIPIENT
-    if not reply.final or _INNER_TEMPORARY.search(reply.text):
+    if not reply.final or (" 4" in reply.text and _INNER_TEMPORARY.search(reply.text)):
         return ("mailbox_temporarily_unavailable" if recipient else "smtp_tempfail"), rule
-    if reply.code in _NOT_OF_A_USER and reason in {"mailbox_not_found", "rcpt_rejected"}:
+    if reply.code == 556 or (reply.code in _NOT_OF_A_USER and reason in {"mailbox_not_found", "rcpt_rejected"}):
         return rules.CODES[reply.code], f"code:{reply.code}"
     subject = reply.status.partition(".")[0]
     account_disabled = reply.status == "7.13" or rule == "words:disabled"

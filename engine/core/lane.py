@@ -398,4 +398,6 @@ class Lane:
         return Visit(self, domain.site, Batch(domain, [], now, None, positive=True))
 
     def __repr__(self) -> str:
-        return f"<Lane {self.key} {self.waiting} waiting, {self.open_sessions} open, {self.breaker.state}, {self.budget}>"
+        return (
+            f"<Lane {self.key} {self.waiting} waiting, {self.open_sessions} open, {self.breaker.state}, {self.budget}>"
+        )

@@ -53,21 +53,24 @@ class Phrases:
         """The bits of all phrases that occur in `words`, which are folded already."""
         found = 0
         root = self._root.step
-        active: list[tuple[_Node, int]] = []
+        active: list[tuple[dict[str, _Node], int]] = []  # where phrases may go on, and words that may still lie between
         for word in words:
-            later: list[tuple[_Node, int]] = []
-            reached = [root[word]] if word in root else []
-            for node, left in active:
-                if word in node.step:
-                    reached.append(node.step[word])
+            node = root.get(word)
+            if node is None and not active:
+                continue
+            reached = [] if node is None else [node]
+            later = []
+            for step, left in active:
+                if word in step:
+                    reached.append(step[word])
                 if left:
-                    later.append((node, left - 1))
+                    later.append((step, left - 1))
             for node in reached:
                 found |= node.ends
                 if node.step:
-                    later.append((node, 0))
+                    later.append((node.step, 0))
                 if node.gap:
-                    later.append((node.gap, _GAP))
+                    later.append((node.gap.step, _GAP))
             active = later
         return found
 

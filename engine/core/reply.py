@@ -22,9 +22,10 @@ MAX_LINES = 128
 # Fed and not yet read: the replies of a hundred pipelined commands, at 2.5 KiB each.
 MAX_UNREAD = 256 * 1024
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 # Cisco gateways write "#5.1.0". Not followed by more of a number, name or address: 5.1.1.9 is an IP address.
-_ENHANCED = re.compile(r"\s*#?([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\w)[\s:;,.-]*")
+_CODE = r"\s*#?([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\w)"
+_ENHANCED = re.compile(_CODE + r"[\s:;,.-]*")
+_LINE = re.compile(rf"([2-5][0-9]{{2}})(?:([ -])(?:{_CODE})?|\Z)")
 _BLANK = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
 # C0, DEL, C1 and what turns the direction of text: none of it may reach a terminal, a log or a CSV.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
@@ -71,12 +72,14 @@ def printable(text: str) -> str:
 class ReplyParser:
     """Incremental: `feed` bytes as they come, then take replies with `next` until it gives None."""
 
-    __slots__ = ("_buffer", "_failure", "_lines", "_scanned", "_size")
+    __slots__ = ("_buffer", "_code", "_enhanced", "_failure", "_lines", "_scanned", "_size")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._scanned = 0  # no line ends before this index, so a dripping peer costs linear time
-        self._lines: list[tuple[int, str]] = []
+        self._lines: list[str] = []  # of a reply that goes on
+        self._code = 0
+        self._enhanced = ""
         self._size = 0
         self._failure: tuple[str, str] | None = None
 
@@ -96,28 +99,28 @@ class ReplyParser:
         if self._failure is not None:
             raise ProtocolError(*self._failure)
         while self._buffer and (line := self._line()) is not None:
-            found = _LINE.fullmatch(line)
+            found = _LINE.match(line)
             if found is None:
                 self._fail("not_a_reply", "a line of the server does not begin with a reply code")
-            code, separator, raw = found.groups()
-            text = printable(raw.decode("utf-8", "replace")) if raw else ""
-            if separator != b"-" and not self._lines:  # nearly every reply: one line
-                enhanced = _ENHANCED.match(text)
-                return Reply(int(code), enhanced[1] if enhanced else "", (text,))
-            self._add(int(code), text, len(line))
-            if separator != b"-":
+            code, separator, enhanced = found.groups()
+            text = printable(line[4:])
+            if separator == "-" or self._lines:
+                self._add(int(code), enhanced or "", text, len(line))
+                if separator == "-":
+                    continue
                 return self._fold()
+            return Reply(int(code), enhanced or "", (text,))  # nearly every reply: one line
         return None
 
     def discard(self) -> int:
         """Forget all bytes held; says how many they were."""
         held = self.unread
         self._buffer.clear()
-        self._lines.clear()
-        self._scanned = self._size = 0
+        self._scanned = 0
+        self._forget()
         return held
 
-    def _line(self) -> bytes | None:
+    def _line(self) -> str | None:
         buffer = self._buffer
         end = buffer.find(b"\n", self._scanned)
         if end > MAX_LINE or (end < 0 and len(buffer) > MAX_LINE):
@@ -125,28 +128,32 @@ class ReplyParser:
         if end < 0:
             self._scanned = len(buffer)
             return None
-        line = bytes(buffer[:end])
+        line = buffer[:end].decode("utf-8", "replace").rstrip("\r")
         del buffer[: end + 1]  # a bytearray gives up its front without moving the rest
         self._scanned = 0
-        return line.rstrip(b"\r")
+        return line
 
-    def _add(self, code: int, text: str, size: int) -> None:
-        if self._lines and self._lines[0][0] // 100 != code // 100:
+    def _add(self, code: int, enhanced: str, text: str, size: int) -> None:
+        if self._lines and self._code // 100 != code // 100:
             self._fail("mixed_codes", "the lines of one reply disagree on its class")
-        self._lines.append((code, text))
+        self._code = code
+        self._enhanced = self._enhanced or enhanced
+        self._lines.append(text)
         self._size += size
         if self._size > MAX_REPLY:
-            self._fail("reply_too_long", f"a reply of the server is longer than {MAX_REPLY} bytes")
+            self._fail("reply_too_long", f"a reply of the server is longer than {MAX_REPLY} characters")
         if len(self._lines) > MAX_LINES:
             self._fail("too_many_lines", f"a reply of the server has more than {MAX_LINES} lines")
 
     def _fold(self) -> Reply:
-        code = self._lines[-1][0]
-        lines = tuple(text for _, text in self._lines)
+        reply = Reply(self._code, self._enhanced, tuple(self._lines))
+        self._forget()
+        return reply
+
+    def _forget(self) -> None:
         self._lines.clear()
+        self._enhanced = ""
         self._size = 0
-        codes = (found[1] for found in map(_ENHANCED.match, lines) if found is not None)
-        return Reply(code, next(codes, ""), lines)
 
     def _fail(self, detail: str, message: str) -> NoReturn:
         self._failure = (detail, message)

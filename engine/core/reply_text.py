@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from engine.core.vocabulary import LIST_MARKS, WORDS
 
@@ -23,10 +23,13 @@ _FOLD = re.compile(
 )
 _ADDRESS = re.compile(r"<?(?<![^\s<>@()\[\]\"',:;=])[^\s<>@()\[\]\"',:;=]{1,320}@[^\s<>()\[\]\"',:;]*>?")
 _TOKEN = re.compile(r"[^\s()\[\]{}<>\"!|*,;]+")
+_AROUND = ".:;'`-=/?&%+_~#"  # punctuation around a word
 _PIECE = re.compile(r"[^\W_]+")
 _IPV4 = re.compile(r"(?<![\w.])[\dx#]{1,3}(?:\.[\dx#]{1,3}){3}(?![\w.])")
 _IPV6 = re.compile(r"(?:ipv6:)?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}")
 _HOST = re.compile(r"[\w.-]+\.[a-z]{2,24}")
+_MARK = re.compile("|".join(map(re.escape, LIST_MARKS)))
+_SPEAKER = re.compile(r"\bhost \S{1,300} (?:\S{1,60} )?said:")  # who is quoted; it is not us
 _DELAY = re.compile(
     r"\b(?:in|after|within|for|of|wait|least|next|another)\s+(?:at least |about |another |the next )?"
     r"(?:(\d{1,2}):(\d\d):(\d\d)|(\d{1,6}) ?(s|sec|second|m|min|minute|minuten|h|hr|hour)s?\b)"
@@ -50,17 +53,18 @@ def without_addresses(text: str) -> str:
 def words(text: str, echoed: Sequence[str] = ()) -> list[str]:
     """The folded words of a text; those without weight are gone, unknown ones stay as they are."""
     text = _plain(text)
-    names = {part for name in echoed for part in (name.lower(), name.lower().rpartition("@")[2])}
+    names = echoed and {part for name in echoed for part in (name.lower(), name.lower().rpartition("@")[2])}
     found: list[str] = []
     for token in _TOKEN.findall(text):
-        word = WORDS.get(token)
-        if word is not None:
-            if word:
-                found.append(word)
-        elif token.isalpha():
-            found.append(token)
-        else:
-            found.extend(_unusual(token, names))
+        core = token if token.isalpha() else token.strip(_AROUND)
+        word = WORDS.get(core)
+        if word is None:
+            if core.isalpha():
+                found.append(core)
+            else:
+                found.extend(_unusual(core, names))
+        elif word:
+            found.append(word)
     return found
 
 
@@ -69,30 +73,28 @@ def _plain(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKD", text.casefold().replace("’", "'"))
         text = "".join(char for char in text if not unicodedata.combining(char))
-    return text.lower().replace("n't", " not")
+    text = text.lower().replace("n't", " not")
+    return _SPEAKER.sub(" ", text) if " said:" in text else text
 
 
-def _unusual(token: str, names: set[str]) -> list[str]:
+def _unusual(core: str, names: Collection[str]) -> list[str]:
     """What a token stands for that is no plain word: an address, a host, or words joined by punctuation."""
-    core = token.strip(".:;'`-=/?&%+_~#")
-    word = WORDS.get(core)
-    if word is not None:
-        return [word] if word else []
     if core in names:
         return ["@"]
     if "@" in core:
         before, _, after = core.partition("@")
         return [*_pieces(before.rpartition(":")[0]), "@", *_pieces(after.partition(":")[2])]
-    if any(mark in core for mark in LIST_MARKS):
-        return ["#zone"]
-    if "://" in core or core.startswith("www."):
-        return ["#url"]
-    if (found := _IPV4.search(core)) is not None:
-        return [*_pieces(core[: found.start()]), "#ip"]
-    if _IPV6.fullmatch(core):
+    if "." in core:
+        if _MARK.search(core):
+            return ["#zone"]
+        if "://" in core or core.startswith("www."):
+            return ["#url"]
+        if (found := _IPV4.search(core)) is not None:
+            return [*_pieces(core[: found.start()]), "#ip"]
+        if _HOST.fullmatch(core) and not all(label in WORDS for label in core.split(".")):
+            return ["#host"]
+    elif ":" in core and _IPV6.fullmatch(core):
         return ["#ip"]
-    if "." in core and _HOST.fullmatch(core) and not all(label in WORDS for label in core.split(".")):
-        return ["#host"]
     return _pieces(core)
 
 
@@ -105,8 +107,8 @@ def list_name(text: str) -> str:
     """The zone or host of the block list that a text names, its brand where there is no host, or nothing."""
     best = ""
     for token in _TOKEN.findall(_plain(text)):
-        if any(mark in token for mark in LIST_MARKS):
-            host = token.split("://")[-1].split("/")[0].strip(".:;'`-=?&%+_~")
+        if _MARK.search(token):
+            host = token.split("://")[-1].split("/")[0].strip(_AROUND)
             best = host if "." in host and "." not in best else best or host
     return best[:64]
 

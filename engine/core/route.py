@@ -14,7 +14,7 @@ class MailHost:
     """One mail host, with its public addresses in the order in which to try them (IPv4 first).
 
     `name` is lower case without a trailing dot; `problem` is empty, or says why the host can't be dialled:
-    `no_address`, `cname_loop`, `literal`, `non_public`, `lookup_failed`.
+    `no_address`, `cname_loop`, `literal`, `non_public`, `lookup_failed`, `ipv6_only`, `not_asked`.
     """
 
     name: str

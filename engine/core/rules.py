@@ -71,13 +71,16 @@ helo helo_rejected
 reputation ip_reputation_low
     reputation; complaints .. SOURCE
 relay relay_denied
-    relay ~ NO|no|access|fail|permission|attempt|deny; not .. relay for|mail|message|through; rcpthosts;
+    relay .. NO|no|access|fail|permission|attempt; NO|no relay; not to relay; not .. relay for|mail|message|through; rcpthosts;
     not .. gateway; we not relay; not relay; not|no local|hosted|handled|served|my|our|relay domain;
     domain .. not .. local|hosted|handled|served|here|list|relay|allow
-sender_authentication sender_auth_failed
-    spf; senderid; spoof|spoofed|spoofing|forged|forgery|antispoof|antispoofing|impersonation
 message_authentication policy_rejected
-    dkim; dmarc; domainkeys; adsp; unauthenticated mail|message; authentication level|checks|results
+    dkim; dmarc; domainkeys; adsp; unauthenticated mail|message; authentication level|checks|results;
+    spoof|spoofed|spoofing|forged|forgery|antispoof|antispoofing|impersonation
+sender_authentication sender_auth_failed
+    spf; senderid
+delivery_restriction recipient_restricted
+    deliver restrict; resolver rst
 login auth_required
     too many login;
     authentication ~ require|fail|first|reject|not|no|mechanism|invalid|unsuccessful|before|use|smtp;
@@ -115,15 +118,15 @@ storage server_storage
     storage|space|disk shortage; disk full|quota|over; filesystem|system|server full
 rate rate_limited
     throttle; rate .. limit|over|too|high|control; limit|over|unusual|high|excessive .. rate;
-    too many .. message|mail|command|error|attempts|requests|bounces|transactions|times;
+    too many .. message|mail|error|attempts|requests|bounces|transactions|times;
     too much .. mail|traffic|message|data; too|more fast|frequent; frequent limit; frequent .. limit|much|over;
-    slow down; slower; slowdown; excessive|high volume|mail|traffic|use; volume .. over|excessive|limit|too;
+    slow down; slower; too many command; slowdown; excessive|high volume|mail|traffic|use; volume .. over|excessive|limit|too;
     over .. message|mail|send .. limit|per|hour|day|session|connection; message|mail|send|hour|day limit|quota;
     limit .. per|message|mail .. hour|day|minutes|session; max number|limit .. message|mail;
     per session|hour|day|minutes; denial service
 source_refused ip_blocked
     client|host|ip|#ip|network .. reject|block|ban;
-    SOURCE .. not allow|authorized|accept|whitelist|trust|trusted|welcome;
+    SOURCE .. not allow|authorized|accept|trust|trusted|welcome; SOURCE .. not .. whitelist;
     reject|block|ban .. your SOURCE|server|provider; reject|block|ban .. ip|#ip;
     your .. SOURCE|server .. reject|block|not|bad; access .. from SOURCE; connection|session reject|block|not|from;
     reject|block .. connection; not accept .. connection; not allow to connection;
@@ -138,7 +141,7 @@ greylist_now greylisted 4
 greylist greylisted
     greylist; grey|gray list
 recipient_restricted recipient_restricted
-    restrict ~ sender; resolver rst; restrict to|recipient; WHO|group|list .. restrict;
+    restrict ~ sender; restrict to|recipient; WHO|group|list .. restrict;
     WHO|group|list .. only accept|receive|allow; only accept|receive|allow .. mail|message|from;
     not .. authorized|allow|permission .. send|mail|post|deliver .. WHO|group|list|@; deliver not authorized;
     WHO|group .. not accept|want|receive|allow .. mail|message .. from;
@@ -167,7 +170,7 @@ spam message_rejected
 policy policy_rejected
     policy; administrative ~ NO|policy|action; administrator ~ NO; prohibited; permission;
     access|transaction reject; access not allow; forbidden; security; not authorized|allow|welcome|trust|trusted;
-    unauthorized; all recipient; by .. rule|rules|ruleset|acl
+    unauthorized; all recipient address|reject; by .. rule|rules|ruleset|acl
 """)
 
 # About the mailbox: a 5yz at RCPT is then a refused recipient.
@@ -183,10 +186,10 @@ disabled mailbox_disabled
     left .. company|organization|organisation; WHO .. not|no .. receive|accept .. mail|message
 unknown_user mailbox_not_found
     WHO|@ ~ unknown|nonexistent|unrouteable|undeliverable|unallocated; WHO ~ invalid; unrouteable; undeliverable address;
-    no|not such WHO|person|mail|name|local|id|here|@; WHO|@|mail ~ not|no exist|found; person|name|one not|no found here;
+    no|not such WHO|person|mail|name|local|id|here|@; WHO|@|mail ~ not|no exist|found; WHO .. exist not; person|name|one not|no found here;
     user|path|account|mailbox .. no exist; no mailbox|user|account; no WHO here|by|with|name|called|named; no person|one here|by|with|name;
     not|no have .. account|mailbox|user|address; user have no mail|mailbox|account; recipientnotfound; not .. mailbox|user .. here|name;
-    not|no .. found .. recipient|user|mailbox|directory|table|@|list; not .. valid|known|existing|active WHO|mail;
+    not|no .. found .. recipient|user|mailbox|account|alias|address|directory|table|@|list; not .. valid|known|existing|active WHO|mail;
     WHO|@ .. not .. valid|known|registered|here|assigned|listed|local|configured|ok|list|recognized;
     recipient .. not on|in; WHO verify fail; verify fail .. @|recipient|user|mailbox; address verify .. fail;
     unknown local|virtual|to|in; not our user; local|virtual|relay|alias recipient|mailbox|user|alias table;
@@ -229,7 +232,7 @@ server_state server_busy
 # Refused without a word about whom or why; asked after all others.
 POLICY = _read("""
 blocked policy_rejected
-    block; ban; service reject; restrict; access; rule|rules|acl; not want
+    block; ban; service reject; transaction fail; restrict; access; rule|rules|acl; not want
 message policy_rejected
     message|mail .. reject|block|unacceptable|undesirable|discarded|quarantined; message|mail .. not .. accept
 addressed policy_rejected

@@ -31,7 +31,7 @@ sender: senders absender absenders absenderadresse expediteur emetteur remitente
 unknown: unkown unknow inconnu inconnue inconnus unbekannt unbekannter unbekannte unbekannten desconocido desconocida desconhecido desconhecida sconosciuto sconosciuta nieznany nieznana okand okant onbekend ukjent unrecognized unrecognised
 exist: exists existe existing existent existiert existieren esiste existence istnieje bestaat bestar
 nonexistent: nonexistant inexistant inexistante inexistent inexistente inesistente
-not: nicht kein keine keinen nie pas nao niet geen inte ikke cannot cant dont doesnt isnt wont havent hasnt wasnt arent didnt couldnt unable non
+not: nicht kein keine keinen nie pas nao niet geen inte ikke cannot cant dont doesnt isnt wont unable havent hasnt wasnt arent didnt couldnt unable non
 found: locate located find gefunden trouve trouvee trovato trovata encontrado encontrada znaleziono
 invalid: invalide invalides ungultig ungueltig ungultige ungueltige ungultiger invalido invalida illegal incorrect wrong erroneous malformed misspelled mistyped invaid bad
 valid: gultig gueltig valide valido deliverable

@@ -27,7 +27,7 @@ from engine.store.writer import Writer
 CHUNK = 2000  # rows a transaction of intake
 
 
-class WrongUse(Exception):
+class WrongUse(Exception):  # noqa: N818 - it is the caller's, not ours
     """The command can't be carried out as given; the message says what, where and what to do. Exit code 2."""
 
 
@@ -144,7 +144,7 @@ def take_in(intake: Intake, journal: Journal, suppression: Suppression) -> int:
     """SG1: read the whole input into the journal, judge each address, collapse duplicates; says how many rows."""
     total = 0
     for chunk in _chunks(intake.rows()):
-        journal.add_rows([_new_row(row, suppression) for row in chunk])
+        journal.add_rows([new_row(row, suppression) for row in chunk])
         total += len(chunk)
     journal.put("header", list(intake.header))
     journal.put("format", intake.format)
@@ -157,7 +157,8 @@ def _chunks(rows: Iterator[IntakeRow]) -> Iterator[tuple[IntakeRow, ...]]:
         yield chunk
 
 
-def _new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
+def new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
+    """SG1: an input row as the journal takes it in."""
     cells = json.dumps(row.cells, ensure_ascii=False, separators=(",", ":"))
     if row.problem:
         return NewRow(row.n, cells, row.text, f"?{row.problem}:{row.text}", reason="syntax_invalid", detail=row.problem)

@@ -47,9 +47,8 @@ class Survey:
             names = [name for _, name in chunk]
             known = self._catch_alls(state, names)
             routes = pool.imap(self.resolver.route, names, maxsize=IN_FLIGHT)
-            journal.route(
-                [self.judge(i, route, known.get(route.domain, ''), stamp()) for (i, _), route in zip(chunk, routes, strict=True)]
-            )
+            found = zip(chunk, routes, strict=True)
+            journal.route([self.judge(i, route, known.get(name, ""), stamp()) for (i, name), route in found])
             done += len(chunk)
         return done
 
@@ -71,10 +70,14 @@ class Survey:
         )
 
     def _end(self, policy: Policy, *, claimed: bool, catch_all: bool) -> tuple[str, str, str] | None:
+        """What ends a domain's addresses without a session: (reason, detail, catch_all)."""
         if not self.connect:
             return "mailbox_unchecked", "not_connected", "not_checked"
         if self.mode is Mode.STANDARD:
             return ("mailbox_unchecked", "provider_known", "not_checked") if claimed else None
+        return self._unasked(policy, catch_all=catch_all)
+
+    def _unasked(self, policy: Policy, *, catch_all: bool) -> tuple[str, str, str] | None:
         if policy.rcpt == "never":
             return "provider_not_probed", "terms", "not_checked"
         if policy.rcpt == "uninformative":

@@ -24,6 +24,7 @@ from engine.core.policy import PolicySet
 from engine.core.result import Result
 from engine.flow.intake import Intake
 from engine.flow.job import Suppression, WrongUse, cells_of, mail_settings, open_job, result_of, results, take_in
+from engine.flow.orders import OrderDesk
 from engine.flow.output import Layout, Stream, output_format, write_file
 from engine.flow.preflight import Check, preflight
 from engine.flow.run import Run, Settings, Snapshot, stamp
@@ -73,6 +74,10 @@ class Forecast:
     sites: int
     hours: float
     binding: str  # the key of the limit that binds
+
+
+class Held(WrongUse):
+    """Another process is at work under this identity."""
 
 
 class Verification:
@@ -147,7 +152,9 @@ class Verification:
             request.deadline_s, request.one_attempt,
         )  # fmt: skip
         self._run = run = Run(job, settings, journal, state, resolver, transcript=request.transcript)
-        teller = gevent.spawn(self._tell, journal)
+        beside = [gevent.spawn(self._tell, journal)]
+        if request.identity is not None and request.connect:
+            beside.append(gevent.spawn(OrderDesk(run, request.identity, request.suppression).serve))
         try:
             self._preflight(resolver, journal)
             run.survey()
@@ -155,7 +162,7 @@ class Verification:
                 self._forecast(forecast(journal, request.policies))
             done = not self._stopped and run.probe()
         finally:
-            teller.kill()
+            gevent.killall(beside)
             resolver.close()
         if done:
             self._write(journal, part=False)
@@ -173,15 +180,18 @@ class Verification:
         failed = [finding.say for finding in findings if finding.outcome is Check.FAIL]
         if failed and not request.accepted_risk:
             raise WrongUse(
-                f"The identity {request.identity.name} is not fit to probe from here: {' '.join(failed)} This machine can "
-                "give syntax, domain and mail-host answers (--no-connect); RCPT needs a host with an open port 25, "
+                f"The identity {request.identity.name} is not fit to probe from here: {' '.join(failed)} "
+                "This machine can give syntax, domain and mail-host answers (--no-connect); RCPT needs a host with an open port 25, "
                 "a PTR record and a HELO name of its own. --accept-identity-risk REASON goes on all the same."
             )
-        for name, why in (("accepted_risk", request.accepted_risk if failed else ""),
-                          ("allow_private", "private addresses admitted" if request.allow_private else "")):  # fmt: skip
-            if why:
-                note = AuditRow(at=time.time(), kind="policy", identity=request.identity.key, note=f"{name}: {why}")
-                journal.audit([note]).wait()
+        accepted = f"accepted risk: {request.accepted_risk}" if failed else ""
+        private = "private addresses admitted" if request.allow_private else ""
+        rows = [
+            AuditRow(at=time.time(), kind="policy", identity=request.identity.key, note=note)
+            for note in (accepted, private)
+            if note
+        ]
+        journal.audit(rows).wait()
 
     def _lock(self, job: Job) -> AbstractContextManager[object]:
         request = self.request
@@ -193,7 +203,7 @@ class Verification:
                 request.state.parent, request.identity.key, job=job.id, since=datetime.now(UTC).timestamp()
             )
         except HeldByOther as held:
-            raise WrongUse(str(held)) from held
+            raise Held(str(held)) from held
 
     def _tell(self, journal: Journal) -> None:
         """Rows to a pipe as they settle; for a file, the part every 15 minutes."""

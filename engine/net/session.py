@@ -116,6 +116,7 @@ class Session:
         self._dialogue = Dialogue(identity.helo_name, identity.mail_from, tls=tls)
         self._stream: Stream | None = None
         self._patience = QUIT_S
+        self._heard = 0  # replies when the present deadline was set
         self._tell = transcript
         self._partial = b""  # of a line from the peer, for the transcript
 
@@ -154,6 +155,7 @@ class Session:
                     raise
                 self._note(f"TLS handshake failed ({ended.detail}); connecting once more, without TLS")
                 self.close()
+                self._heard = 0
                 self._dialogue = Dialogue(self._identity.helo_name, self._identity.mail_from, tls="never")
                 self._open()
         except SessionEnded:
@@ -273,12 +275,11 @@ class Session:
         """The next event; sends and reads until there is one. Raises SessionEnded with the reason of a broken line."""
         dialogue, stream = self._dialogue, self._stream
         assert stream is not None
-        heard = dialogue.heard
         try:
             while (event := dialogue.next_event()) is None:
                 data = dialogue.to_send()
-                if data or heard != dialogue.heard:
-                    heard = dialogue.heard
+                if data or self._heard != dialogue.heard:
+                    self._heard = dialogue.heard
                     self._until(self._timeouts.command_s)
                 if data:
                     self._write(data)

@@ -182,7 +182,8 @@ class Stream:
     def _wait(self, events: int) -> None:
         if monotonic() >= self.deadline:
             raise DeadlinePassed
-        self._arm()
+        if self._timer is None or self.deadline < self._rings_at:
+            self._arm()
         if self._watcher.events != events:
             self._watcher.events = events
         self._waiter = waiter = Waiter(self._hub)
@@ -199,11 +200,10 @@ class Stream:
     # it is set again: a dialogue of five turns sets it once.
 
     def _arm(self) -> None:
-        if self._timer is None or self.deadline < self._rings_at:
-            self._disarm()
-            self._rings_at = self.deadline
-            self._timer = self._hub.loop.timer(max(self.deadline - monotonic(), 0.0))
-            self._timer.start(self._ring, update=True)
+        self._disarm()
+        self._rings_at = self.deadline
+        self._timer = self._hub.loop.timer(max(self.deadline - monotonic(), 0.0))
+        self._timer.start(self._ring, update=True)
 
     def _disarm(self) -> None:
         if self._timer is not None:

@@ -31,7 +31,9 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rows (
     n INTEGER PRIMARY KEY, cells TEXT NOT NULL, text TEXT NOT NULL, address_id INTEGER NOT NULL
 );
-CREATE TABLE domains (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, site_id INTEGER, routed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE domains (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, site_id INTEGER, routed INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE sites (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, policy TEXT NOT NULL, hosts TEXT NOT NULL
 );
@@ -222,7 +224,12 @@ class Journal:
         """(local part, domain) of an address of this job that the site accepted, or None."""
         query = """SELECT a.local, d.name FROM addresses a JOIN domains d ON d.id = a.domain_id
                    WHERE a.site_id = ? AND a.code BETWEEN 200 AND 299 AND a.stage = 'rcpt' LIMIT 1"""
-        return self._writer.read(self._db, lambda c: c.execute(query, (site_id,)).fetchone())
+
+        def do(conn: sqlite3.Connection) -> tuple[str, str] | None:
+            found: tuple[str, str] | None = conn.execute(query, (site_id,)).fetchone()
+            return found
+
+        return self._writer.read(self._db, do)
 
     def record(self, outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
         """Write replies: audit rows, address states and evidence in one transaction; the ticket tells the head."""
@@ -232,9 +239,7 @@ class Journal:
         """A domain's control question is answered: its accepted addresses get their verdict."""
         query = """UPDATE addresses SET state = 3, reason = ?, catch_all = ?
                    WHERE domain_id = ? AND state = 2 AND reason = 'rcpt_ok'"""
-        return self._writer.enqueue(
-            self._db, lambda c: c.execute(query, (reason, catch_all, domain_id)).rowcount
-        )
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, (reason, catch_all, domain_id)).rowcount)
 
     def settle_refused(self, site_ids: Sequence[int] | None, reason: str = "rcpt_rejected") -> Ticket[int]:
         """Unbacked refusals of these sites (None: of all) stand, or become `refusals_suspect`."""
@@ -316,6 +321,28 @@ class Journal:
 
         return self._writer.call(do, self._db)
 
+    def row_of(self, key: str) -> dict[str, Any] | None:
+        """An address's columns, settled or not, in the form of `rows`; None where the job does not have it."""
+        query = """SELECT 0 AS n, '[]' AS cells, a.key AS row_text, a.*, d.name AS domain FROM addresses a
+                   LEFT JOIN domains d ON d.id = a.domain_id WHERE a.key = ?"""
+
+        def do(conn: sqlite3.Connection) -> dict[str, Any] | None:
+            cursor = conn.execute(query, (key,))
+            names = [column[0] for column in cursor.description]
+            row = cursor.fetchone()
+            return dict(zip(names, row, strict=True)) if row else None
+
+        return self._writer.read(self._db, do)
+
+    def site(self, site_id: int) -> Site:
+        """A site by its id."""
+        query = "SELECT id, key, lane, policy, hosts FROM sites WHERE id = ?"
+        return self._writer.read(self._db, lambda c: Site(*c.execute(query, (site_id,)).fetchone()))
+
+    def reroute(self, domain: str) -> None:
+        """Let the survey look at a domain again, for an address that came after it."""
+        self._writer.call(lambda c: c.execute("UPDATE domains SET routed = 0 WHERE name = ?", (domain,)), self._db)
+
     def counts(self) -> dict[str, int]:
         """How many addresses there are by reason (settled and ended), and how many are still open (key '')."""
         query = "SELECT CASE WHEN state >= 3 THEN reason ELSE '' END, COUNT(*) FROM addresses GROUP BY 1"
@@ -345,8 +372,17 @@ def _do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
         """INSERT OR IGNORE INTO addresses (key, local, domain_id, state, flags, suggestion, reason, detail, stage)
            VALUES (?, ?, (SELECT id FROM domains WHERE name = ?), ?, ?, ?, ?, ?, ?)""",
         [
-            (row.key, row.local, row.domain, SETTLED if row.reason else NEW, row.flags, row.suggestion)
-            + (row.reason, row.detail, row.stage if row.reason else "none")
+            (
+                row.key,
+                row.local,
+                row.domain,
+                SETTLED if row.reason else NEW,
+                row.flags,
+                row.suggestion,
+                row.reason,
+                row.detail,
+                row.stage if row.reason else "none",
+            )  # fmt: skip
             for row in rows
         ],
     )
@@ -366,18 +402,21 @@ def _do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
             )
             (site_id,) = conn.execute("SELECT id FROM sites WHERE key = ?", (one.site_key,)).fetchone()
         conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
-        provider = one.policy
         if one.reason:
             conn.execute(
-                """UPDATE addresses SET state = ?, site_id = ?, provider = ?, policy = ?, reason = ?, detail = ?,
-                          stage = ?, mx_host = ?, catch_all = ?, checked_at = ? WHERE domain_id = ? AND state = ?""",
-                (SETTLED, site_id, provider, one.policy, one.reason, one.detail, one.stage)
-                + (one.mx_host, one.catch_all, one.checked_at, one.domain_id, NEW),
-            )
+                f"""UPDATE addresses SET state = {SETTLED}, site_id = ?, provider = ?, policy = ?, reason = ?, detail = ?,
+                          stage = ?, mx_host = ?, catch_all = ?, checked_at = ?
+                    WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
+                (
+                    site_id, one.policy, one.policy, one.reason, one.detail, one.stage, one.mx_host, one.catch_all,
+                    one.checked_at, one.domain_id,
+                ),
+            )  # fmt: skip
         else:
             conn.execute(
-                "UPDATE addresses SET state = ?, site_id = ?, provider = ?, policy = ? WHERE domain_id = ? AND state = ?",
-                (WAITING, site_id, provider, one.policy, one.domain_id, NEW),
+                f"""UPDATE addresses SET state = {WAITING}, site_id = ?, provider = ?, policy = ?
+                    WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
+                (site_id, one.policy, one.policy, one.domain_id),
             )
 
 
@@ -405,3 +444,27 @@ def _do_settle_site(
         (*columns.values(), site_id),
     )
     return audit.append(conn, rows) if rows else None
+
+
+def erase(conn: sqlite3.Connection, *, address: str = "", before: float | None = None, everything: bool = False) -> int:
+    """Delete what names a person from rows and addresses; verdicts and counts stay. Says how many addresses lost it.
+
+    Chosen by the address itself (whatever its case), by the time of its last check, or all.
+    """
+    if everything:
+        chosen = conn.execute("SELECT id FROM addresses WHERE key NOT LIKE 'erased:%'").fetchall()
+    elif before is not None:
+        query = """SELECT id FROM addresses WHERE key NOT LIKE 'erased:%' AND checked_at != ''
+                   AND unixepoch(checked_at) < ?"""
+        chosen = conn.execute(query, (before,)).fetchall()
+    else:
+        conn.create_function("fold", 1, lambda value: value and value.casefold(), deterministic=True)
+        query = (
+            "SELECT id FROM addresses WHERE fold(key) = ? OR id IN (SELECT address_id FROM rows WHERE fold(text) = ?)"
+        )
+        chosen = conn.execute(query, (address.casefold(), address.casefold())).fetchall()
+    conn.executemany("UPDATE rows SET cells = '[]', text = '' WHERE address_id = ?", chosen)
+    conn.executemany(
+        "UPDATE addresses SET key = 'erased:' || id, local = '', suggestion = '', text = '' WHERE id = ?", chosen
+    )
+    return len(chosen)

@@ -39,6 +39,7 @@ class Peer:
     """A server's end of one connection, in a greenlet; `heard` is what the client said."""
 
     def __init__(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is said is on its way, even before a reset
         self.socket = sock
         self.heard: list[str] = []
         self.rest = b""
@@ -705,7 +706,8 @@ def test_a_required_handshake_that_fails_is_the_end(serve, connect, then) -> Non
 def test_stalled_handshakes_do_not_lock_the_others_out(serve, connect, certificate, monkeypatch) -> None:
     """Handshakes are limited in number; one that stalls gives its place back at its deadline."""
     monkeypatch.setattr(session_module, "_handshakes", Semaphore(1))
-    stalled = connect(serve(middle("STARTTLS", at="STARTTLS", then=lambda peer: peer.drip(b"2"))), SHORT, "require")
+    stall = middle("STARTTLS", at="STARTTLS", then=lambda peer: (peer.say("220 go ahead"), peer.drip(b"\x16")))
+    stalled = connect(serve(stall), SHORT, "require")
     server = serve(encrypted(certificate))
     waiting = connect(server, tls="require")
     first, second = gevent.spawn(ended, stalled), gevent.spawn(waiting.open)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import smtplib
 import socket
 import time
@@ -57,7 +58,7 @@ def ask(
         assert greeting.startswith("220 ")
         client.ehlo()
         if starttls:
-            client._host = "mx.postfix.lab"  # the name for SNI: smtplib knows it only from its constructor
+            client._host = "mx.postfix.lab"  # type: ignore[attr-defined]  # the name for SNI, else taken at construction only
             assert client.starttls()[0] == 220
             client.ehlo()
         assert client.mail(sender)[0] == 250
@@ -306,7 +307,7 @@ class TestAbsence:
 
     def test_no_cached_program_is_setuid(self) -> None:
         """The unpacked roots hold no program that would give root to whoever finds it."""
-        roots = [or_skip(lambda name=name: unpacked(name)) for name in ("postfix", "exim")]
+        roots = [or_skip(functools.partial(unpacked, name)) for name in ("postfix", "exim")]
         assert all(CACHE in root.parents for root in roots)
         files = [file for root in roots for file in root.rglob("*") if file.is_file()]
         assert files

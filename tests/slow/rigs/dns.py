@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from rigs.daemon import Daemon, Host, own_folder, unpacked
 
@@ -88,7 +89,7 @@ class RbldnsdRig:
         self._daemon = Daemon("rbldnsd", own_folder("rbldnsd"))
         data = self._daemon.folder / "listed"
         data.write_text(f":127.0.0.2:{page}$\n" + "".join(f"{entry}\n" for entry in listed))
-        argv = [program, "-n", "-u", "nobody:nogroup", "-b", f"{address}/{port}", "-r", data.parent]
+        argv: list[str | Path] = [program, "-n", "-u", "nobody:nogroup", "-b", f"{address}/{port}", "-r", data.parent]
         self._daemon.start([*argv, f"{zone}:ip4set:{data.name}"], says=" started (")
 
     @property

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from rigs.daemon import Daemon, own_folder, unpacked
 
@@ -27,7 +28,14 @@ class PostgreyRig:
         shutil.chown(memory, "nobody", "nogroup")
         nothing = folder / "nothing"
         nothing.touch()
-        argv = ["perl", "-T", program, f"--inet={address}:{port}", f"--dbdir={memory}", f"--delay={delay_s}"]
+        argv: list[str | Path] = [
+            "perl",
+            "-T",
+            program,
+            f"--inet={address}:{port}",
+            f"--dbdir={memory}",
+            f"--delay={delay_s}",
+        ]
         argv += ["--user=nobody", "--group=nogroup", "--auto-whitelist-clients=0", "--hostname=mx.postfix.lab"]
         argv += [f"--whitelist-clients={nothing}", f"--whitelist-recipients={nothing}"]
         self._daemon.start(argv, [(address, port)])

@@ -1,0 +1,105 @@
+"""Orders: what a command line asks of the engine that holds its identity, and the answers.
+
+1. An order is a row of the identity state, with who gave it and why; the holder looks once a second, obeys, audits,
+   answers. Two processes never probe under one identity.
+2. A check that is ordered is asked ahead of the queues and within the same limits; it never adds a row to the output.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import gevent
+
+from engine.core.address import BadAddress, parse
+from engine.core.identity import Identity, Mode
+from engine.flow.intake import IntakeRow
+from engine.flow.job import Suppression, WrongUse, new_row, result_of
+from engine.flow.run import Run
+from engine.store.audit import AuditRow
+from engine.store.journal import PROVISIONAL
+from engine.store.state import Order, State
+
+LOOK_EVERY_S = 1.0
+PATIENCE_S = 120.0  # a check waits this long for its turn and its answer
+MAX_CHECKED = 10
+
+
+class OrderDesk:
+    """The holder's side: looks for orders of one run's identity and answers them."""
+
+    def __init__(self, run: Run, identity: Identity, suppression: Suppression) -> None:
+        self._run = run
+        self._identity = identity
+        self._suppression = suppression
+
+    def serve(self) -> None:
+        """Look once a second, until killed."""
+        again = True  # orders that a dead holder took and never answered
+        while True:
+            for order in self._run.state.take_orders(self._identity.key, time.time(), again=again):
+                gevent.spawn(self._obey, order)
+            again = False
+            gevent.sleep(LOOK_EVERY_S)
+
+    def _obey(self, order: Order) -> None:
+        note = f"{order.kind} by {order.by}: {order.why}"
+        row = AuditRow(time.time(), "order", identity=self._identity.key, note=note)
+        self._run.journal.audit([row]).wait()
+        if order.kind == "check":
+            answer = self._check(order)
+        else:
+            answer = {"error": f"this engine knows no order {order.kind}"}
+        self._run.state.answer_order(order.id, answer, time.time())
+
+    def _check(self, order: Order) -> dict[str, Any]:
+        run, texts = self._run, list(order.arguments.get("addresses", ()))[:MAX_CHECKED]
+        if order.arguments.get("mode") != run.job.mode.value:
+            return {"error": f"the job that holds this identity runs in mode {run.job.mode}; check in that mode"}
+        rows = [
+            new_row(IntakeRow(-(order.id * MAX_CHECKED + place) - 1, (), text), self._suppression)
+            for place, text in enumerate(texts)
+        ]
+        run.journal.add_rows(rows)
+        for row in rows:
+            if row.domain and not row.reason:
+                run.journal.reroute(row.domain)
+        run.survey()
+        for row in rows:
+            run.ask_first(row.key)
+        deadline = time.monotonic() + PATIENCE_S
+        return {"results": [self._answered(row.key, deadline) for row in rows]}
+
+    def _answered(self, key: str, deadline: float) -> dict[str, Any]:
+        while True:
+            row = self._run.journal.row_of(key)
+            assert row is not None
+            if row["state"] >= PROVISIONAL or row["attempts"] or time.monotonic() > deadline:
+                return asdict(result_of(row)) if row["reason"] else {"address": key, "error": "no answer in time"}
+            gevent.sleep(LOOK_EVERY_S / 4)
+
+
+def order_check(
+    state: State, identity: Identity, mode: Mode, addresses: Sequence[str], by: str
+) -> list[dict[str, Any]]:
+    """The other side: have the engine that holds the identity check addresses, and wait for its answer."""
+    for text in addresses:
+        if isinstance(parse(text), BadAddress):
+            raise WrongUse(f"{text} is no address; check it without --mode to see why.")
+    arguments = {"addresses": list(addresses), "mode": mode.value}
+    until = time.time() + PATIENCE_S
+    order_id = state.place_order(
+        identity.key, "check", arguments, by=by, why="engine check", at=time.time(), until=until
+    ).wait()
+    while time.time() < until + LOOK_EVERY_S:
+        order = state.order(order_id)
+        if order is not None and order.answer is not None:
+            if "error" in order.answer:
+                raise WrongUse(f"The engine that holds {identity.key} answers: {order.answer['error']}.")
+            results: list[dict[str, Any]] = order.answer["results"]
+            return results
+        gevent.sleep(LOOK_EVERY_S / 4)
+    raise WrongUse(f"The engine that holds {identity.key} gave no answer within {PATIENCE_S:.0f} s; is it stopped?")
