@@ -19,7 +19,7 @@ from engine.flow.policies import load_policies
 _STAGES = ("connect", "ehlo", "tls", "mail", "rcpt", "data", "unknown")
 
 
-class BadLine(ValueError):
+class LineError(ValueError):
     """A line that holds no reply; the message says what is wrong with it."""
 
 
@@ -55,7 +55,7 @@ def classify(directories: tuple[Path, ...], journal: Path | None) -> None:
             continue
         try:
             found = as_json(_judge_line(line, policies))
-        except BadLine as error:
+        except LineError as error:
             failed, found = True, {"error": str(error)}
         click.echo(json.dumps(found))
     if failed:
@@ -80,15 +80,17 @@ def _judge_line(line: bytes, policies: PolicySet) -> Judgement:
     try:
         reply = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadLine(f"not a JSON line: {error}") from error
+        raise LineError(f"not a JSON line: {error}") from error
     if not isinstance(reply, dict):
-        raise BadLine("not a JSON object (expected code, enhanced, text, stage, provider)")
+        raise LineError("not a JSON object (expected code, enhanced, text, stage, provider)")
     text = reply.get("text")
     if text is not None and not isinstance(text, str):
-        raise BadLine(f"text is {text!r} (expected a string)")
+        raise LineError(f"text is {text!r} (expected a string)")
     enhanced = reply.get("enhanced")
     policy = _policy(reply.get("provider"), policies)
-    return judge(_code(reply.get("code")), "" if enhanced is None else str(enhanced), text or "", _stage(reply), policy.replies)
+    return judge(
+        _code(reply.get("code")), "" if enhanced is None else str(enhanced), text or "", _stage(reply), policy.replies
+    )
 
 
 def _code(value: object) -> int | None:
@@ -96,14 +98,14 @@ def _code(value: object) -> int | None:
         return None
     text = str(value).strip()
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) == 3):
-        raise BadLine(f"code is {value!r} (expected three digits, or nothing)")
+        raise LineError(f"code is {value!r} (expected three digits, or nothing)")
     return int(text)
 
 
 def _stage(reply: dict[str, Any]) -> Stage:
     value = reply.get("stage") or "unknown"
     if value not in _STAGES:
-        raise BadLine(f"stage is {value!r} (expected {', '.join(_STAGES)})")
+        raise LineError(f"stage is {value!r} (expected {', '.join(_STAGES)})")
     return Stage(value)
 
 
@@ -121,13 +123,16 @@ def _again(path: Path, policies: PolicySet) -> None:
             continue
         judged += 1
         rows = _policy(row["mx_host"], policies).replies
-        found = judge(row["code"], row["enhanced"], row["text"], Stage(row["stage"]), rows, echoed=(row["address"] or "",))
+        found = judge(
+            row["code"], row["enhanced"], row["text"], Stage(row["stage"]), rows, echoed=(row["address"] or "",)
+        )
         if found.reason.code != row["reason"]:
             changed += 1
             told = {key: row[key] for key in ("seq", "address", "stage", "code", "enhanced", "text")}
             click.echo(json.dumps(told | {"was": row["reason"], "now": as_json(found)}))
     click.echo(
-        f"{path}: {judged} replies judged by classifier {VERSION}, {changed} would change, {erased} are erased.", err=True
+        f"{path}: {judged} replies judged by classifier {VERSION}, {changed} would change, {erased} are erased.",
+        err=True,
     )
 
 

@@ -3,7 +3,8 @@
 1. Lookup order: provider row, words that excuse the recipient (they blame us or the message, or say that the mailbox
    is there), enhanced code, other words, three-digit code, stage. The first that knows an answer gives it.
 2. `_gate` is the one place that lets an `invalid` through. It holds the hard rules: a 5yz at RCPT, never X.7.x (but
-   a disabled account) nor X.3.x, never a code that speaks of something else. What it stops becomes the nearest risky reason.
+   a disabled account) nor X.3.x, never a code that speaks of something else. What it stops becomes the nearest risky
+   reason.
 3. Provider rows pass the gate of code and stage; only they may read X.7.x or X.3.x as a refused recipient.
 4. A reply out of a log or after DATA (stages `unknown`, `data`) is read as if at RCPT.
 5. The three-digit code says whether it is final; an enhanced code of another class only says what about.
@@ -18,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from engine.core import rules
+from engine.core import codes, rules
 from engine.core.policy import ReplyRow
-from engine.core.reasons import REASONS, Category, Fault, Reach, Reason, Stage
+from engine.core.reasons import REASONS, Category, Fault, Reach, Reason, Retry, Stage
 from engine.core.reply_text import list_name, named_delay, unfold, without_addresses, words
 
 VERSION = "2026.11.1"
@@ -28,7 +29,9 @@ VERSION = "2026.11.1"
 _ENHANCED = re.compile(r"#?(([245])\.(\d{1,3}\.\d{1,3}))(?![.\d])[\s:;,-]*")
 _CODE = re.compile(r"(?:smtp;\s*)?([2-5]\d\d)(?:[ -]|$)")
 # A reply quoted inside this one that says "later": the outer refusal then rests on a moment's trouble.
-_INNER_TEMPORARY = re.compile(r"\b(?:said|response|reply|replied|answer|answered|returned|error)\b\D{0,20}\b4\d\d\b", re.I)
+_INNER_TEMPORARY = re.compile(
+    r"\b(?:said|response|reply|replied|answer|answered|returned|error)\b\D{0,20}\b4\d\d\b", re.I
+)
 
 _AS_RCPT = frozenset({Stage.RCPT, Stage.DATA, Stage.UNKNOWN})
 _BEFORE_RCPT = {  # what a reply that says nothing more means there: 4yz, 5yz
@@ -43,7 +46,9 @@ _SOURCE_FAULTS = frozenset({Fault.US, Fault.POLICY, Fault.DOMAIN})
 
 
 def _bits(family: Sequence[rules.Rule], classes: str = "45") -> int:
-    return sum(1 << place for place, rule in enumerate(rules.RULES) if rule in family and set(classes) & set(rule.classes))
+    return sum(
+        1 << place for place, rule in enumerate(rules.RULES) if rule in family and set(classes) & set(rule.classes)
+    )
 
 
 _OF_CLASS = {True: _bits(rules.RULES, "5"), False: _bits(rules.RULES, "4"), None: _bits(rules.RULES)}
@@ -71,7 +76,7 @@ class Judgement:
 
 
 class _Reply(NamedTuple):
-    """A reply made ready. `status` is the enhanced code without its class; `hits` the bits of the rules whose words occur."""
+    """A reply made ready: `status` is the enhanced code without its class, `hits` the bits of the rules that apply."""
 
     code: int | None
     final: bool | None  # a 5yz; None: nothing says
@@ -105,9 +110,10 @@ def classify(
         reason,
         rule,
         detail=list_name(reply.text) if reason_code == "ip_blocklisted" else "",
-        delay_s=named_delay(reply.text) if reply.final is not True else None,
+        delay_s=None if reason.retry is Retry.NONE else named_delay(reply.text),
         reach=_reach(reply, reason),
-        backed=invalid and (rule.startswith("provider") or (reason_code != "rcpt_rejected" and not rule.startswith("code"))),
+        backed=invalid
+        and (rule.startswith("provider") or (reason_code != "rcpt_rejected" and not rule.startswith("code"))),
     )
 
 
@@ -178,9 +184,9 @@ def _enhanced(reply: _Reply) -> tuple[str, str] | None:
     if not reply.enhanced or reply.code == 503:  # a wrong order of commands stays one, whatever code stands beside it
         return None
     subject, _, detail = reply.status.partition(".")
-    pair = rules.ENHANCED.get(reply.status) or rules.SUBJECTS.get(subject)
-    if subject == "7" and reply.status not in rules.ENHANCED and len(detail) == 3:
-        pair = rules.EXCHANGE_ONLINE.get(detail[0], pair)
+    pair = codes.ENHANCED.get(reply.status) or codes.SUBJECTS.get(subject)
+    if subject == "7" and reply.status not in codes.ENHANCED and len(detail) == 3:
+        pair = codes.EXCHANGE_ONLINE.get(detail[0], pair)
     reason = pair[reply.final is True] if pair else ""
     if reason.startswith("~") and (better := _words(reply, _MAILBOX | _DOMAIN)):
         return better
@@ -189,7 +195,7 @@ def _enhanced(reply: _Reply) -> tuple[str, str] | None:
 
 def _final_words(reply: _Reply) -> tuple[str, str] | None:
     found = _words(reply, _MAILBOX) or _words(reply, _DOMAIN) or _words(reply, _STATE) or _words(reply, _POLICY)
-    if found is None and reply.code in rules.UNEXPLAINED:
+    if found is None and reply.code in codes.UNEXPLAINED:
         return _words(reply, _GENERIC)
     return found
 
@@ -205,13 +211,13 @@ def _temporary_words(reply: _Reply) -> tuple[str, str] | None:
 def _code(reply: _Reply) -> tuple[str, str]:
     if reply.stage in _BEFORE_RCPT and reply.code != 556:
         return _BEFORE_RCPT[reply.stage][reply.final is True], f"stage:{reply.stage}"
-    reason = rules.CODES.get(reply.code or 0, "unclassified_reply" if reply.final else "smtp_tempfail")
-    if reply.code in rules.UNEXPLAINED and not rules.GENERIC_WORDS.issuperset(reply.words):
+    reason = codes.CODES.get(reply.code or 0, "unclassified_reply" if reply.final else "smtp_tempfail")
+    if reply.code in codes.UNEXPLAINED and not rules.GENERIC_WORDS.issuperset(reply.words):
         reason = "unclassified_reply"  # it does explain itself, in words that no rule knows
     return reason, f"code:{reply.code or reply.enhanced}"
 
 
-def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:
+def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:  # noqa: PLR0911 - one return a rule
     """Let a reason through, or give the one that the hard rules leave of it."""
     row = REASONS[reason]
     if reply.stage is not Stage.RCPT:
@@ -222,7 +228,7 @@ def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:
     if not reply.final or (" 4" in reply.text and _INNER_TEMPORARY.search(reply.text)):
         return ("mailbox_temporarily_unavailable" if recipient else "smtp_tempfail"), rule
     if reply.code == 556 or (reply.code in _NOT_OF_A_USER and reason in {"mailbox_not_found", "rcpt_rejected"}):
-        return rules.CODES[reply.code], f"code:{reply.code}"
+        return codes.CODES[reply.code], f"code:{reply.code}"
     subject = reply.status.partition(".")[0]
     account_disabled = reply.status == "7.13" or rule == "words:disabled"
     if subject == "3" or (subject == "7" and not account_disabled):

@@ -86,9 +86,12 @@ def _spell_out(phrase: str) -> Iterable[tuple[str, ...]]:
 
 
 def vocabulary(table: str) -> Mapping[str, str]:
-    """Reads `folded: spelling spelling ...` lines; a word without weight folds to the empty string (`-:` lines)."""
+    """Reads `folded: spelling spelling ...` lines, which may go on indented below.
+
+    A word without weight folds to the empty string (`-:` lines).
+    """
     words: dict[str, str] = {}
-    for line in table.strip().splitlines():
+    for line in table.strip().replace("\n ", " ").splitlines():
         folded, spellings = line.split(":")
         target = "" if folded == "-" else folded.strip()
         if target:

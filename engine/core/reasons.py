@@ -131,11 +131,11 @@ ip_reputation_low        | risky   | no  | us        | pause     | source | The 
 ptr_missing              | risky   | no  | us        | pause     | source | The server misses a (matching) reverse name of our address
 helo_rejected            | risky   | no  | us        | pause     | source | The server refuses our HELO name
 sender_rejected          | risky   | no  | us        | pause     | domain | The server refuses our MAIL FROM address
-sender_auth_failed       | risky   | no  | us        | pause     | domain | SPF, DKIM or DMARC of our sender failed in the server's eyes
+sender_auth_failed       | risky   | no  | us        | pause     | domain | SPF, or all authentication, of our sender failed in the server's eyes
 message_rejected         | risky   | no  | us        | none      | none   | A spam, content or size text; it does not speak of the mailbox
 tls_required             | risky   | no  | policy    | reconnect | none   | The server wants STARTTLS first
 auth_required            | risky   | no  | policy    | none      | domain | The server wants authentication
-policy_rejected          | risky   | no  | policy    | backoff   | domain | Refused by a policy that the reply does not explain further
+policy_rejected          | risky   | no  | policy    | backoff   | domain | Refused by a policy that the reply does not explain further, or by DKIM or DMARC of a message
 greeting_rejected        | risky   | no  | policy    | pause     | domain | The server refused us with its greeting
 greeting_timeout         | risky   | no  | network   | backoff   | none   | Connected, and no greeting came in time
 connect_timeout          | risky   | no  | network   | backoff   | none   | No mail host answered the connection attempt in time
@@ -147,7 +147,7 @@ egress_port25_blocked    | risky   | no  | network   | pause     | none   | This
 tls_handshake_failed     | risky   | no  | domain    | backoff   | none   | STARTTLS failed, and the policy allows no plain session
 read_timeout             | risky   | no  | network   | backoff   | none   | The server fell silent in the dialogue
 disconnected             | risky   | no  | network   | backoff   | none   | The server dropped the connection in the dialogue
-protocol_error           | risky   | no  | protocol  | backoff   | none   | The server's bytes or order of replies are not SMTP
+protocol_error           | risky   | no  | protocol  | backoff   | none   | The dialogue broke down: bytes or order are not SMTP, or the server says so of ours
 dns_timeout              | risky   | no  | dns       | dns       | none   | The name servers did not answer in time
 dns_servfail             | risky   | no  | dns       | dns       | none   | The name servers failed (SERVFAIL, REFUSED or a malformed answer)
 mx_lookup_incomplete     | risky   | no  | dns       | dns       | none   | The mail hosts are known, but the look-up of their addresses failed

@@ -77,7 +77,7 @@ def _plain(text: str) -> str:
     return _SPEAKER.sub(" ", text) if " said:" in text else text
 
 
-def _unusual(core: str, names: Collection[str]) -> list[str]:
+def _unusual(core: str, names: Collection[str]) -> list[str]:  # noqa: PLR0911 - one return a kind of token
     """What a token stands for that is no plain word: an address, a host, or words joined by punctuation."""
     if core in names:
         return ["@"]

@@ -1,11 +1,11 @@
-"""The words and codes by which a reply is judged: data only. `core.classify` says in which order they are asked.
+"""The words by which a reply is judged: data only. `core.classify` says in which order they are asked.
 
 1. A rule is a name, the reason it gives, the reply classes it reads (both, unless it says so), and phrases (grammar:
    `core.phrases`) over the folded words of a reply. Rules of a family are asked in order; the first decides.
 2. In place of echoed things stand signs: `@` an address, `#ip` an IP address, `#host` a host name, `#url` a URL,
    `#zone` the zone or page of a block list. Our own names are echoed in every kind of reply: they are no evidence.
 3. Families of words, not quoted replies. Sources: the texts that Postfix, Exim, Sendmail, qmail, Exchange and the
-   gateways ship; RFC 5321, 3463 and 7505; IANA's registry of enhanced status codes; the providers' own pages.
+   gateways ship; RFC 5321 and 7505; the providers' own pages.
 """
 
 from __future__ import annotations
@@ -66,13 +66,12 @@ reverse_name ptr_missing
     your ip|host|#ip .. not resolve|resolved; not resolve|resolved .. your ip|host; client host reject not found;
     host name|names .. not match; generic dns
 helo helo_rejected
-    helo ~ NO|invalid|fail|match|unknown|name|resolve|fqdn|argument|string|mismatch|forged|fake|domain;
-    helo command
+    helo ~ NO|invalid|fail|match|unknown|name|resolve|fqdn|argument|string|mismatch|forged|fake|domain; helo command
 reputation ip_reputation_low
     reputation; complaints .. SOURCE
 relay relay_denied
-    relay .. NO|no|access|fail|permission|attempt; NO|no relay; not to relay; not .. relay for|mail|message|through; rcpthosts;
-    not .. gateway; we not relay; not relay; not|no local|hosted|handled|served|my|our|relay domain;
+    relay .. NO|no|access|fail|permission|attempt; NO|no relay; not to relay; not .. relay for|mail|message|through;
+    rcpthosts; not .. gateway; we not relay; not relay; not|no local|hosted|handled|served|my|our|relay domain;
     domain .. not .. local|hosted|handled|served|here|list|relay|allow
 message_authentication policy_rejected
     dkim; dmarc; domainkeys; adsp; unauthenticated mail|message; authentication level|checks|results;
@@ -120,14 +119,13 @@ rate rate_limited
     throttle; rate .. limit|over|too|high|control; limit|over|unusual|high|excessive .. rate;
     too many .. message|mail|error|attempts|requests|bounces|transactions|times;
     too much .. mail|traffic|message|data; too|more fast|frequent; frequent limit; frequent .. limit|much|over;
-    slow down; slower; too many command; slowdown; excessive|high volume|mail|traffic|use; volume .. over|excessive|limit|too;
-    over .. message|mail|send .. limit|per|hour|day|session|connection; message|mail|send|hour|day limit|quota;
-    limit .. per|message|mail .. hour|day|minutes|session; max number|limit .. message|mail;
-    per session|hour|day|minutes; denial service
+    slow down; slower; too many command; slowdown; excessive|high volume|mail|traffic|use;
+    volume .. over|excessive|limit|too; over .. message|mail|send .. limit|per|hour|day|session|connection;
+    message|mail|send|hour|day limit|quota; limit .. per|message|mail .. hour|day|minutes|session;
+    max number|limit .. message|mail; per session|hour|day|minutes; denial service
 source_refused ip_blocked
-    client|host|ip|#ip|network .. reject|block|ban;
-    SOURCE .. not allow|authorized|accept|trust|trusted|welcome; SOURCE .. not .. whitelist;
-    reject|block|ban .. your SOURCE|server|provider; reject|block|ban .. ip|#ip;
+    client|host|ip|#ip|network .. reject|block|ban; SOURCE .. not allow|authorized|accept|trust|trusted|welcome;
+    SOURCE .. not .. whitelist; reject|block|ban .. your SOURCE|server|provider; reject|block|ban .. ip|#ip;
     your .. SOURCE|server .. reject|block|not|bad; access .. from SOURCE; connection|session reject|block|not|from;
     reject|block .. connection; not accept .. connection; not allow to connection;
     not accept|allow .. from .. SOURCE; mail|message from #ip|ip .. reject|block|not;
@@ -182,14 +180,18 @@ moved mailbox_moved 5
     WHO .. moved; moved to; user not local; no longer on; please|try .. forward; try @; WHO .. changed; new address
 disabled mailbox_disabled
     WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. unused; WHO .. not .. active|enabled|use|used|activated;
-    WHO .. no|not longer|more; mail not accept .. address|user|mailbox; no|not longer .. active|use|used|valid|accept|work|works|monitored|with|available|employed|exist;
+    WHO .. no|not longer|more; mail not accept .. address|user|mailbox;
+    no|not longer .. active|use|used|valid|accept|work|works|monitored|with|available|employed|exist;
     left .. company|organization|organisation; WHO .. not|no .. receive|accept .. mail|message
 unknown_user mailbox_not_found
-    WHO|@ ~ unknown|nonexistent|unrouteable|undeliverable|unallocated; WHO ~ invalid; unrouteable; undeliverable address;
-    no|not such WHO|person|mail|name|local|id|here|@; WHO|@|mail ~ not|no exist|found; WHO .. exist not; person|name|one not|no found here;
-    user|path|account|mailbox .. no exist; no mailbox|user|account; no WHO here|by|with|name|called|named; no person|one here|by|with|name;
-    not|no have .. account|mailbox|user|address; user have no mail|mailbox|account; recipientnotfound; not .. mailbox|user .. here|name;
-    not|no .. found .. recipient|user|mailbox|account|alias|address|directory|table|@|list; not .. valid|known|existing|active WHO|mail;
+    WHO|@ ~ unknown|nonexistent|unrouteable|undeliverable|unallocated; WHO ~ invalid; unrouteable;
+    undeliverable address; no|not such WHO|person|mail|name|local|id|here|@; WHO|@|mail ~ not|no exist|found;
+    WHO .. exist not; person|name|one not|no found here; user|path|account|mailbox .. no exist;
+    no mailbox|user|account; no WHO here|by|with|name|called|named; no person|one here|by|with|name;
+    not|no have .. account|mailbox|user|address; user have no mail|mailbox|account; recipientnotfound;
+    not .. mailbox|user .. here|name;
+    not|no .. found .. recipient|user|mailbox|account|alias|address|directory|table|@|list;
+    not .. valid|known|existing|active WHO|mail;
     WHO|@ .. not .. valid|known|registered|here|assigned|listed|local|configured|ok|list|recognized;
     recipient .. not on|in; WHO verify fail; verify fail .. @|recipient|user|mailbox; address verify .. fail;
     unknown local|virtual|to|in; not our user; local|virtual|relay|alias recipient|mailbox|user|alias table;
@@ -202,11 +204,12 @@ blocked_mailbox mailbox_disabled
 DOMAIN = _read("""
 takes_no_mail host_accepts_no_mail 5
     domain|host|server|we|system|#host .. not|no accept|receive mail|message|any; not accept|receive mail here|ever;
-    no mail|smtp service|here|accept; accept no mail; no smtp service; domain not .. configured .. receive|accept|mail;
-    null mx; nullmx; not mail host|exchanger
+    no mail|smtp service|here|accept; accept no mail; no smtp service;
+    domain not .. configured .. receive|accept|mail; null mx; nullmx; not mail host|exchanger
 domain_unknown domain_not_found
-    domain ~ not|no found|exist; domain ~ unknown|invalid|nonexistent|unrouteable; domain not .. use|used|active|registered; host unknown; unknown host;
-    no|not such domain|host; host .. not found; no mx; not|no .. mail exchanger; domain name not; nxdomain;
+    domain ~ not|no found|exist; domain ~ unknown|invalid|nonexistent|unrouteable;
+    domain not .. use|used|active|registered; host unknown; unknown host; no|not such domain|host;
+    host .. not found; no mx; not|no .. mail exchanger; domain name not; nxdomain;
     host|domain name verify|resolution fail; not found .. mx; no route to; invalid destination
 """)
 
@@ -221,12 +224,14 @@ protocol protocol_error
     parameter|parameters .. not|unsupported|unknown|invalid; 8 bit; 8bit
 server_state server_busy
     busy; shutdown; maintenance; overloaded; high|system|server|too load; load .. too|high|average;
-    service|system|server|host|resources|resource|directory|database .. unavailable|down|offline; host|server|service|system|resources not available;
-    service|system|resources .. temporary; not available|accept .. moment|now|time; resources temporary;
-    configuration|database|ldap|processing|software|backend|dns|resource|queue|unexpected|mapping|write|read|file|verify fail|problem|error;
-    server|system|local error|fail|problem;
-    fail|error .. system|internal|server|configuration|database|ldap; hop|hops; loop; timeout; expired; license;
-    closing|close connection|channel|transmission; not responding; queue full; try|again later; tempfail
+    service|system|server|host|resources|resource|directory|database .. unavailable|down|offline;
+    host|server|service|system|resources not available; service|system|resources .. temporary;
+    not available|accept .. moment|now|time; resources temporary;
+    configuration|database|ldap|processing|software|backend|dns|resource|queue fail|problem|error;
+    unexpected|mapping|write|read|file|verify fail|problem|error;
+    server|system|local error|fail|problem; fail|error .. system|internal|server|configuration|database|ldap;
+    hop|hops; loop; timeout; expired; license; closing|close connection|channel|transmission; not responding;
+    queue full; try|again later; tempfail
 """)
 
 # Refused without a word about whom or why; asked after all others.
@@ -245,8 +250,10 @@ refused rcpt_rejected 5
 
 # A refusal made of nothing but these says neither why nor whom: generic.
 GENERIC_WORDS = frozenset(
-    "reject unavailable undeliverable unacceptable not accept requested action taken ok valid deliver fail error sorry "
-    "permanent mail smtp command command: recipient mailbox address user account @ #host to for by from your".split()
+    _phrases("""
+    reject; unavailable; undeliverable; unacceptable; not; accept; requested; action; taken; ok; valid; deliver; fail;
+    error; sorry; permanent; mail; smtp; command; recipient; mailbox; address; user; account; @; #host; to; for; by; from
+""")
 )
 
 # Words that say "you are refused as a source", in whatever kind of refusal.
@@ -254,132 +261,6 @@ _SOURCE = """
     your .. SOURCE|connection|system|provider; client host; ip|#ip .. NO|list; reject|block|ban|list .. ip|#ip;
     send ip|host; client|ip address; connection from|reject
 """
-
-# ---- codes ------------------------------------------------------------------------------------------------------------
-# Subject and detail of an enhanced code; class 4 | class 5. `-`: the code says too little, the text decides;
-# `~`: words about the mailbox or its domain come first, for they tell more.
-_ENHANCED = """
-1.1     mailbox_temporarily_unavailable  ~mailbox_not_found
-1.2     smtp_tempfail                    domain_not_found
-1.3     mailbox_temporarily_unavailable  mailbox_bad_syntax
-1.6     mailbox_temporarily_unavailable  mailbox_moved
-1.7     sender_rejected                  sender_rejected
-1.8     sender_rejected                  sender_rejected
-1.10    smtp_tempfail                    ~domain_null_mx
-1.90    rate_limited                     rate_limited
-1.351   mailbox_temporarily_unavailable  mailbox_not_found
-2.1     mailbox_temporarily_unavailable  ~mailbox_disabled
-2.2     mailbox_full                     mailbox_full
-2.3     message_rejected                 message_rejected
-2.121   mailbox_receiving_rate           mailbox_receiving_rate
-2.122   mailbox_receiving_rate           mailbox_receiving_rate
-3.1     server_storage                   server_storage
-3.4     message_rejected                 message_rejected
-4.0     server_busy                      ~server_busy
-4.1     server_busy                      -
-4.4     server_busy                      domain_not_found
-4.310   smtp_tempfail                    domain_not_found
-5.1     protocol_error                   ~protocol_error
-5.2     protocol_error                   protocol_error
-5.3     too_many_recipients              too_many_recipients
-5.4     protocol_error                   protocol_error
-6.7     eai_unsupported                  eai_unsupported
-7.1     greylisted                       ~policy_rejected
-7.2     recipient_restricted             recipient_restricted
-7.4     auth_required                    auth_required
-7.8     auth_required                    auth_required
-7.9     auth_required                    auth_required
-7.10    tls_required                     tls_required
-7.11    auth_required                    auth_required
-7.12    auth_required                    recipient_restricted
-7.13    mailbox_temporarily_unavailable  mailbox_disabled
-7.20    sender_auth_failed               sender_auth_failed
-7.21    sender_auth_failed               sender_auth_failed
-7.22    sender_auth_failed               sender_auth_failed
-7.23    sender_auth_failed               sender_auth_failed
-7.24    sender_auth_failed               sender_auth_failed
-7.25    ptr_missing                      ptr_missing
-7.26    sender_auth_failed               sender_auth_failed
-7.27    sender_rejected                  sender_rejected
-7.28    rate_limited                     rate_limited
-7.29    sender_auth_failed               sender_auth_failed
-7.30    tls_required                     tls_required
-7.57    auth_required                    auth_required
-7.64    relay_denied                     relay_denied
-7.124   recipient_restricted             recipient_restricted
-7.129   recipient_restricted             recipient_restricted
-7.133   recipient_restricted             recipient_restricted
-7.134   recipient_restricted             recipient_restricted
-7.135   recipient_restricted             recipient_restricted
-7.136   recipient_restricted             recipient_restricted
-7.506   helo_rejected                    helo_rejected
-7.509   sender_auth_failed               sender_auth_failed
-7.511   ip_blocked                       ip_blocked
-7.515   sender_auth_failed               sender_auth_failed
-7.708   ip_blocked                       ip_blocked
-"""
-
-# Whole subjects, where the table above has no row for the detail.
-_SUBJECTS = """
-3       server_busy                      server_busy
-4       server_busy                      server_busy
-6       message_rejected                 message_rejected
-7       -                                ~policy_rejected
-"""
-
-# Three digits with nothing more to tell, read at RCPT.
-_CODES = """
-421 server_busy
-422 mailbox_full
-431 server_storage
-432 server_busy
-450 mailbox_temporarily_unavailable
-452 server_storage
-454 smtp_tempfail
-500 protocol_error
-501 protocol_error
-502 protocol_error
-503 protocol_error
-504 protocol_error
-510 rcpt_rejected
-511 mailbox_not_found
-512 domain_not_found
-521 policy_rejected
-523 message_rejected
-525 mailbox_disabled
-530 auth_required
-534 auth_required
-535 auth_required
-538 auth_required
-541 message_rejected
-550 rcpt_rejected
-551 rcpt_rejected
-552 mailbox_full
-553 rcpt_rejected
-554 policy_rejected
-555 protocol_error
-556 host_accepts_no_mail
-"""
-
-
-def _pairs(table: str) -> dict[str, tuple[str, str]]:
-    rows = (line.split() for line in table.strip().splitlines())
-    return {key: ("" if four == "-" else four, "" if five == "-" else five) for key, four, five in rows}
-
-
-ENHANCED = _pairs(_ENHANCED)
-SUBJECTS = _pairs(_SUBJECTS)
-# A third digit row of Exchange Online: 5.7.5xx spam and rate, 5.7.6xx banned addresses, 5.7.7xx tenants, 4.7.[5-8]xx rate.
-EXCHANGE_ONLINE = {
-    "5": ("rate_limited", "policy_rejected"),
-    "6": ("rate_limited", "ip_blocked"),
-    "7": ("rate_limited", "policy_rejected"),
-    "8": ("rate_limited", "policy_rejected"),
-}
-# Codes that leave the reason to the text: refused words decide, and words that nobody knows are not guessed at.
-UNEXPLAINED = frozenset({550, 551, 553, 554})
-CODES: dict[int, str] = {int(row.split()[0]): row.split()[1] for row in _CODES.strip().splitlines()}
-
 
 RULES: tuple[Rule, ...] = (*EXCUSES, *MAILBOX, *DOMAIN, *STATE, *POLICY, *GENERIC)
 SOURCE_BIT = 1 << len(RULES)

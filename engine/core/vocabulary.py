@@ -17,35 +17,50 @@ LIST_MARKS = (
 
 # folded: spellings. `-` holds the words without weight.
 WORDS = vocabulary("""
--: a an the is are was were be been being has had this that it its of do does did as and so just currently le la les l el il lo der die das dem den des ist est esta un une uno du de d au im ein eine hat wurde ya very really at
-user: users username benutzer benutzername empfangername nutzer utilisateur usuario utente uzytkownik gebruiker bruker anvandare kayttaja customer subscriber person
+-: a an the is are was were be been being has had this that it its of do does did as and so just currently le la les l
+    el il lo der die das dem den des ist est esta un une uno du de d au im ein eine hat wurde ya very really at
+user: users username benutzer benutzername empfangername nutzer utilisateur usuario utente uzytkownik gebruiker bruker
+    anvandare kayttaja customer subscriber person
 mailbox: mailboxes mbox inbox maildrop postfach boite bal casella buzon skrzynka mailfach postvak brevlada maibox
 account: accounts acct konto kontos compte cuenta conta kunde
-recipient: recipients rcpt rcptto receiver addressee empfanger empfaenger destinataire destinatario destinataires destinatari mottaker mottagare odbiorca ontvanger recipent reciepient
-address: addresses mailaddress mailaddresses addr adresse adressen adres adresy direccion endereco indirizzo adresa adr
+recipient: recipients rcpt rcptto receiver addressee empfanger empfaenger destinataire destinatario destinataires
+    destinatari mottaker mottagare odbiorca ontvanger recipent reciepient
+address: addresses mailaddress mailaddresses addr adresse adressen adres adresy direccion endereco indirizzo adresa
+    adr
 mail: mails email emails correo courrier posta poczta courriel
 alias: aliases
 message: messages msg nachricht mensaje messaggio mensagem wiadomosc mesage
 mailfrom: 5321mailfrom
-sender: senders absender absenders absenderadresse expediteur emetteur remitente mittente remetente nadawca afzender avsender originator
-unknown: unkown unknow inconnu inconnue inconnus unbekannt unbekannter unbekannte unbekannten desconocido desconocida desconhecido desconhecida sconosciuto sconosciuta nieznany nieznana okand okant onbekend ukjent unrecognized unrecognised
+sender: senders absender absenders absenderadresse expediteur emetteur remitente mittente remetente nadawca afzender
+    avsender originator
+unknown: unkown unknow inconnu inconnue inconnus unbekannt unbekannter unbekannte unbekannten desconocido desconocida
+    desconhecido desconhecida sconosciuto sconosciuta nieznany nieznana okand okant onbekend ukjent unrecognized
+    unrecognised
 exist: exists existe existing existent existiert existieren esiste existence istnieje bestaat bestar
 nonexistent: nonexistant inexistant inexistante inexistent inexistente inesistente
-not: nicht kein keine keinen nie pas nao niet geen inte ikke cannot cant dont doesnt isnt wont unable havent hasnt wasnt arent didnt couldnt unable non
+not: nicht kein keine keinen nie pas nao niet geen inte ikke cannot cant dont doesnt isnt wont unable havent hasnt
+    wasnt arent didnt couldnt non
 found: locate located find gefunden trouve trouvee trovato trovata encontrado encontrada znaleziono
-invalid: invalide invalides ungultig ungueltig ungultige ungueltige ungultiger invalido invalida illegal incorrect wrong erroneous malformed misspelled mistyped invaid bad
+invalid: invalide invalides ungultig ungueltig ungultige ungueltige ungultiger invalido invalida illegal incorrect
+    wrong erroneous malformed misspelled mistyped invaid bad
 valid: gultig gueltig valide valido deliverable
-disabled: disable deactivated deactivate desactive desactivee deaktiviert inactive inactif inaktiv inactivated suspended suspend suspendu gesperrt closed ferme deleted delete geloscht geloescht terminated frozen archived retired expired discontinued removed dormant cancelled canceled deprovisioned decommissioned abandoned invalidated
+disabled: disable deactivated deactivate desactive desactivee deaktiviert inactive inactif inaktiv inactivated
+    suspended suspend suspendu gesperrt closed ferme deleted delete geloscht geloescht terminated frozen archived
+    retired expired discontinued removed dormant cancelled canceled deprovisioned decommissioned abandoned invalidated
 locked: lock hold
 full: pleine voll ubervoll ueberfuellt uberfullt lleno llena plein piena pieno cheia vol
 quota: quotas quote overquota kvota
-over: exceed exceeds exceeded exceeding exceds exeeded exceeed exceded uberschritten ueberschritten depasse depassee exhausted surpassed reached superata superato overdrawn excedido
+over: exceed exceeds exceeded exceeding exceds exeeded exceeed exceded uberschritten ueberschritten depasse depassee
+    exhausted surpassed reached superata superato overdrawn excedido
 storage: speicherplatz speicher diskspace
 limit: limits limited limitation limiting
 unavailable: indisponible unreachable
 available: disponible verfugbar verfuegbar reachable
-temporary: temporarily temporarly temporaire temporairement vorubergehend voruebergehend temporaneamente temporalmente temporaneo momentarily
-reject: rejected rejects rejecting rejection refuse refused refuses refusing refuser denied deny denies denying abgelehnt abgewiesen verweigert rechazado rechazada rifiutato rifiutata rejete rejetee refusee rejeitado odrzucona odrzucono zuruckgewiesen declined decline disallowed
+temporary: temporarily temporarly temporaire temporairement vorubergehend voruebergehend temporaneamente temporalmente
+    temporaneo momentarily
+reject: rejected rejects rejecting rejection refuse refused refuses refusing refuser denied deny denies denying
+    abgelehnt abgewiesen verweigert rechazado rechazada rifiutato rifiutata rejete rejetee refusee rejeitado odrzucona
+    odrzucono zuruckgewiesen declined decline disallowed
 accept: accepted accepts accepting acceptable accepte aceptado accettato akzeptiert angenommen odbiera
 unacceptable: unaccepted unwelcome
 allow: allowed permit permitted erlaubt autorise permitido consentito permits allows
@@ -54,9 +69,11 @@ unauthorized: unauthorised
 block: blocked blocking blocks bloque bloquee bloqueado bloqueada bloccato bloccata geblockt blockiert geblokkeerd
 ban: banned banning
 list: listed listing lists gelistet liste listado
-blocklist: blocklists blocklisted blacklist blacklists blacklisted blacklisting denylist denylisted rbl rbls dnsbl dnsbls rhsbl rhsbls dnsrbl drbl rblsmtpd dnsblock blackholes blackholed ipbl
+blocklist: blocklists blocklisted blacklist blacklists blacklisted blacklisting denylist denylisted rbl rbls dnsbl
+    dnsbls rhsbl rhsbls dnsrbl drbl rblsmtpd dnsblock blackholes blackholed ipbl
 whitelist: whitelisted allowlist allowlisted whitelisting
-#zone: spamhaus spamcop sorbs abusix uceprotect barracudacentral invaluement backscatterer mailspike njabl spamrl dnswl manitu nixspam swinog psbl surriel senderscore cbl abuseat
+#zone: spamhaus spamcop sorbs abusix uceprotect barracudacentral invaluement backscatterer mailspike njabl spamrl
+    dnswl manitu nixspam swinog psbl surriel senderscore cbl abuseat
 ip: ipv4 ipv6
 host: hosts hostname hostnames machine smtpclient
 server: servers serveur mta
@@ -67,7 +84,8 @@ ptr: rdns fcrdns
 helo: ehlo
 dynamic: dialup dsl residential dul dial
 relay: relaying relayed relays weiterleitung
-spam: spams spamming spammer spammers spamlike antispam junk junkmail unsolicited uce ube phishing phish phishy malware worm suspicious
+spam: spams spamming spammer spammers spamlike antispam junk junkmail unsolicited uce ube phishing phish phishy
+    malware worm suspicious
 virus: viruses viren trojan infected
 uribl: surbl dbl
 content: contents inhalt attachment attachments anhang header headers subject body
@@ -77,7 +95,8 @@ policy: policies mailpolicy richtlinie richtlinien politique politica
 prohibited: prohibition prohibits prohibit interdit verboten forbidden
 administrative: administratively
 permission: permissions
-authentication: authenticate authenticated authenticating authenticates auth smtpauth authentifizierung authentification autenticacion autenticazione
+authentication: authenticate authenticated authenticating authenticates auth smtpauth authentifizierung
+    authentification autenticacion autenticazione
 unauthenticated: nonauthenticated
 login: logged logon log
 password: credentials credential
@@ -96,7 +115,8 @@ minutes: minute min mins minuten
 too: zu trop demasiados troppe troppi demasiadas muitas
 many: viele nombreux
 much: viel
-connection: connections connexions connexion verbindungen conn connects conns connecting connect conexiones connessioni
+connection: connections connexions connexion verbindungen conn connects conns connecting connect conexiones
+    connessioni
 session: sessions
 concurrent: simultaneous parallel
 rate: rates
@@ -116,7 +136,8 @@ unrouteable: unroutable
 command: commands
 sequence: sequencing
 syntax: syntactically
-restrict: restricted restriction restrictions restricttorecipients restricttorecipientspermission restrictedtorecipientspermission restrictedtorecipients
+restrict: restricted restriction restrictions restricttorecipients restricttorecipientspermission
+    restrictedtorecipientspermission restrictedtorecipients
 receive: receives receiving received recibir recevoir ricevere receving
 deliver: delivery delivered delivering
 send: sending sends envoyer sent submit

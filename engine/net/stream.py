@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from gevent import get_hub
-from gevent.hub import Waiter
+from gevent import get_hub, getcurrent
 
 from engine.core.reply import ProtocolError
 
@@ -59,7 +58,7 @@ class Stream:
         self._watcher = self._hub.loop.io(self._socket.fileno(), _READ)
         self._timer: Any = None
         self._rings_at = 0.0
-        self._waiter: Waiter | None = None
+        self._sleeper: Any = None  # the greenlet that waits
         self._tls: _Tls | None = None
 
     @property
@@ -186,15 +185,11 @@ class Stream:
             self._arm()
         if self._watcher.events != events:
             self._watcher.events = events
-        self._waiter = waiter = Waiter(self._hub)
-        self._watcher.start(waiter.switch, True)
+        self._sleeper = getcurrent()
         try:
-            ready = waiter.get()
+            self._hub.wait(self._watcher)
         finally:
-            self._watcher.stop()
-            self._waiter = None
-        if not ready:
-            raise DeadlinePassed
+            self._sleeper = None
 
     # One timer serves the whole connection. Deadlines mostly move on, so it is left running, and when it rings early
     # it is set again: a dialogue of five turns sets it once.
@@ -213,9 +208,9 @@ class Stream:
 
     def _ring(self) -> None:
         self._disarm()
-        if self._waiter is None:
+        if self._sleeper is None:
             return
         if monotonic() < self.deadline:
             self._arm()
         else:
-            self._waiter.switch(False)
+            self._sleeper.throw(DeadlinePassed())  # as gevent's own Timeout does it

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -125,6 +125,19 @@ class Site:
     hosts: str
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A site with its work: what waits, domains whose accepted addresses lack a control, and its unbacked refusals.
+
+    `unconfirmed` holds (domain id, name), `unbacked` (domain, reply text) from the oldest on.
+    """
+
+    site: Site
+    pending: list[Pending]
+    unconfirmed: list[tuple[int, str]]
+    unbacked: list[tuple[str, str]]
+
+
 @dataclass(slots=True)
 class Outcome:
     """What an attempt brought for one address: the columns to set, and the audit row that proves it."""
@@ -192,33 +205,13 @@ class Journal:
 
     # --- work -------------------------------------------------------------------------------------------------
 
-    def sites(self, after: int, limit: int) -> list[Site]:
-        """Sites with addresses that wait or are provisional, by id."""
-        query = """SELECT id, key, lane, policy, hosts FROM sites s WHERE id > ? AND EXISTS
-                   (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
-        return self._writer.read(self._db, lambda c: [Site(*row) for row in c.execute(query, (after, limit))])
+    def load(self, after: int, limit: int, share: int) -> list[Load]:
+        """The next sites by id that have open addresses, each with up to `share` addresses that wait."""
+        return self._writer.read(self._db, partial(_do_load, after, limit, share))
 
     def waiting(self, site_id: int, after: int, limit: int) -> list[Pending]:
         """Addresses of a site that wait, by id after `after`."""
-        query = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,
-                          a.tempfail_steps, a.reconnects, a.first_at, a.reason
-                   FROM addresses a JOIN domains d ON d.id = a.domain_id
-                   WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
-        return self._writer.read(
-            self._db, lambda c: [Pending(*row) for row in c.execute(query, (site_id, after, limit))]
-        )
-
-    def unconfirmed(self, site_id: int) -> list[tuple[int, str]]:
-        """Domains of a site that have accepted addresses without a settled control."""
-        query = """SELECT DISTINCT d.id, d.name FROM addresses a JOIN domains d ON d.id = a.domain_id
-                   WHERE a.site_id = ? AND a.state = 2 AND a.reason = 'rcpt_ok'"""
-        return self._writer.read(self._db, lambda c: c.execute(query, (site_id,)).fetchall())
-
-    def unbacked(self, site_id: int) -> list[tuple[str, str]]:
-        """(domain, reply text) of a site's provisional unbacked refusals, oldest first: a brake is rebuilt of them."""
-        query = """SELECT d.name, a.text FROM addresses a JOIN domains d ON d.id = a.domain_id
-                   WHERE a.site_id = ? AND a.state = 2 AND a.reason = 'rcpt_rejected' ORDER BY a.checked_at, a.id"""
-        return self._writer.read(self._db, lambda c: c.execute(query, (site_id,)).fetchall())
+        return self._writer.read(self._db, partial(_do_waiting, site_id, after, limit))
 
     def accepted_local(self, site_id: int) -> tuple[str, str] | None:
         """(local part, domain) of an address of this job that the site accepted, or None."""
@@ -271,16 +264,16 @@ class Journal:
         Where an address was itself refused before, its own reason says more than the ending's, and stays.
         """
         own = "''" if site_ids is None and domain_id is None else "reason"
-        query = f"""UPDATE addresses SET state = {ENDED}, checked_at = CASE checked_at WHEN '' THEN ? ELSE checked_at END,
-                           reason = CASE {own} WHEN '' THEN ? ELSE reason END
+        query = f"""UPDATE addresses SET state = {ENDED}, reason = CASE {own} WHEN '' THEN ? ELSE reason END,
+                           checked_at = CASE checked_at WHEN '' THEN ? ELSE checked_at END
                     WHERE state IN ({NEW}, {WAITING})"""  # noqa: S608 - our own numbers
 
         def do(conn: sqlite3.Connection) -> int:
             if domain_id is not None:
-                return conn.execute(query + " AND domain_id = ?", (at, reason, domain_id)).rowcount
+                return conn.execute(query + " AND domain_id = ?", (reason, at, domain_id)).rowcount
             if site_ids is not None:
-                return conn.executemany(query + " AND site_id = ?", [(at, reason, i) for i in site_ids]).rowcount
-            return conn.execute(query, (at, reason)).rowcount
+                return conn.executemany(query + " AND site_id = ?", [(reason, at, i) for i in site_ids]).rowcount
+            return conn.execute(query, (reason, at)).rowcount
 
         return self._writer.enqueue(self._db, do)
 
@@ -382,7 +375,7 @@ def _do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
                 row.reason,
                 row.detail,
                 row.stage if row.reason else "none",
-            )  # fmt: skip
+            )
             for row in rows
         ],
     )
@@ -404,8 +397,8 @@ def _do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
         conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
         if one.reason:
             conn.execute(
-                f"""UPDATE addresses SET state = {SETTLED}, site_id = ?, provider = ?, policy = ?, reason = ?, detail = ?,
-                          stage = ?, mx_host = ?, catch_all = ?, checked_at = ?
+                f"""UPDATE addresses SET state = {SETTLED}, site_id = ?, provider = ?, policy = ?, reason = ?,
+                          detail = ?, stage = ?, mx_host = ?, catch_all = ?, checked_at = ?
                     WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
                 (
                     site_id, one.policy, one.policy, one.reason, one.detail, one.stage, one.mx_host, one.catch_all,
@@ -418,6 +411,34 @@ def _do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
                     WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
                 (site_id, one.policy, one.policy, one.domain_id),
             )
+
+
+_WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,
+                     a.tempfail_steps, a.reconnects, a.first_at, a.reason
+              FROM addresses a JOIN domains d ON d.id = a.domain_id
+              WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
+_OPEN_SITES = """SELECT id, key, lane, policy, hosts FROM sites s WHERE id > ? AND EXISTS
+                 (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
+_PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text FROM addresses a JOIN domains d ON d.id = a.domain_id
+                  WHERE a.site_id = ? AND a.state = 2 ORDER BY a.checked_at, a.id"""
+
+
+def _do_waiting(site_id: int, after: int, limit: int, conn: sqlite3.Connection) -> list[Pending]:
+    return [Pending(*row) for row in conn.execute(_WAITING, (site_id, after, limit))]
+
+
+def _do_load(after: int, limit: int, share: int, conn: sqlite3.Connection) -> list[Load]:
+    loads = []
+    for row in conn.execute(_OPEN_SITES, (after, limit)).fetchall():
+        site = Site(*row)
+        unconfirmed, unbacked = {}, []
+        for domain_id, name, reason, code, text in conn.execute(_PROVISIONAL, (site.id,)):
+            if reason == "rcpt_ok":
+                unconfirmed[domain_id] = name
+            else:
+                unbacked.append((name, f"{code} {text}"))
+        loads.append(Load(site, _do_waiting(site.id, 0, share, conn), list(unconfirmed.items()), unbacked))
+    return loads
 
 
 def _do_record(

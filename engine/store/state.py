@@ -245,10 +245,17 @@ class State:
 
     # --- what a site taught -----------------------------------------------------------------------------------
 
-    def learned(self, site: str) -> dict[str, float]:
-        """Limits and adapted rates of a site or lane, by name."""
-        query = "SELECT name, value FROM learned WHERE site = ?"
-        return self._writer.read(self._db, lambda c: dict(c.execute(query, (site,)).fetchall()))
+    def learned(self, sites: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Limits and adapted rates by name, for those sites or lanes of which something was learnt."""
+        query = "SELECT site, name, value FROM learned WHERE site IN (SELECT value FROM json_each(?))"
+
+        def do(conn: sqlite3.Connection) -> dict[str, dict[str, float]]:
+            found: dict[str, dict[str, float]] = {}
+            for site, name, value in conn.execute(query, (json.dumps(list(sites)),)):
+                found.setdefault(site, {})[name] = value
+            return found
+
+        return self._writer.read(self._db, do)
 
     def learn(self, site: str, name: str, value: float, now: float) -> Ticket[None]:
         """Remember a limit (`per_transaction`, `per_session`, `connections`) or an adapted rate."""

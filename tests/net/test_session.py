@@ -116,7 +116,7 @@ def serve() -> Iterator[Callable[..., Scripted]]:
 
     yield start
     for each in servers:
-        each.server.stop(timeout=1)
+        each.server.stop(timeout=0.2)
         assert not each.errors, each.errors
 
 
@@ -536,12 +536,12 @@ def test_quit_never_raises_and_never_hangs(serve, connect, farewell) -> None:
 
 def test_a_killed_greenlet_leaves_nothing_open(serve, connect) -> None:
     """Killing a session at any wait is safe: close never waits, and the server sees the line end."""
-    gone = gevent.event.Event()
+    asked, gone = gevent.event.Event(), gevent.event.Event()
 
     def script(peer: Peer) -> None:
         peer.greet()
         while peer.hear():
-            pass
+            asked.set()
         gone.set()
 
     session = connect(serve(script))
@@ -554,10 +554,10 @@ def test_a_killed_greenlet_leaves_nothing_open(serve, connect) -> None:
             session.close()
 
     worker = gevent.spawn(work)
-    gevent.sleep(0.05)
+    assert asked.wait(5)
     worker.kill(timeout=1)
     assert worker.dead
-    assert gone.wait(1)
+    assert gone.wait(5)
 
 
 # --- TLS

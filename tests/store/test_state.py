@@ -230,8 +230,8 @@ def test_limits_and_breakers_bind_the_next_run(writer: Writer, state: State) -> 
     state.save_breaker("gone", None)
     state.close()
     state = State(writer, state.path)
-    assert state.learned("mx.a.lab") == {"per_transaction": 3}
-    assert state.learned("mx.c.lab") == {}
+    assert state.learned(["mx.a.lab"]) == {"mx.a.lab": {"per_transaction": 3}}
+    assert state.learned(["mx.c.lab"]) == {}
     assert state.breakers() == {"lane": {"state": "open", "until": NOW}}
 
 

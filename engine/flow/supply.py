@@ -1,0 +1,178 @@
+"""Fills lanes from the journal, and brings back what earlier runs spent and learnt.
+
+1. The journal is read in bulk: one look for hundreds of sites, one for what the identity state knows of them.
+2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site; the rest stays in the journal.
+"""
+
+from __future__ import annotations
+
+import time
+
+from engine.core.control import ControlAnswer
+from engine.core.identity import Mode
+from engine.core.lane import Item, Lane
+from engine.core.policy import PolicySet
+from engine.core.schedule import Schedule
+from engine.flow.dial import SiteHosts
+from engine.flow.survey import unpack_hosts
+from engine.store.journal import WAITING, Journal, Load, Pending, Site
+from engine.store.state import State
+
+IN_MEMORY = 50_000
+SITES_AT_ONCE = 500
+SITE_SHARE = 1_000
+EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
+LONGEST_WINDOW_S = 86_400.0
+
+
+class Supply:
+    """The lanes' source of work."""
+
+    def __init__(self, journal: Journal, state: State, policies: PolicySet, schedule: Schedule, mode: Mode) -> None:
+        self.sites: dict[str, SiteHosts] = {}
+        self.look_at: float | None = 0.0  # when to look for room again; None when the journal holds no more sites
+        self._journal = journal
+        self._state = state
+        self._policies = policies
+        self._schedule = schedule
+        self._mode = mode
+        self._after = 0
+        self._more: dict[int, int] = {}  # site id -> last address id in memory, where the journal has more
+
+    def fill(self, now: float) -> None:
+        """Take in sites and addresses while there is room."""
+        if self.look_at is None or now < self.look_at:
+            return
+        held = sum(lane.waiting for lane in self._schedule.lanes.values())
+        while held < IN_MEMORY:
+            loads = self._journal.load(self._after, SITES_AT_ONCE, SITE_SHARE)
+            held += self._take_in(loads, now)
+            if len(loads) < SITES_AT_ONCE:
+                self.look_at = None
+                return
+            self._after = loads[-1].site.id
+        self.look_at = now + EVERY_S
+
+    def refill(self, lane: Lane, site: SiteHosts, now: float) -> None:
+        """More of a site's addresses, when few are left in memory."""
+        after = self._more.get(site.id)
+        if after is None or lane.waiting >= SITE_SHARE // 4:
+            return
+        pending = self._journal.waiting(site.id, after, SITE_SHARE)
+        self._know({lane.key: lane}, self._meet(lane, site.key, pending), now, lanes_are_new=False)
+        self._queue(lane, site.id, pending, now)
+
+    def finished(self, lane: Lane, site: SiteHosts) -> bool:
+        """Whether nothing more can come for this lane, so that it may leave memory."""
+        return lane.idle and site.id not in self._more and (self.look_at is None or lane.policy.scope == "site")
+
+    def retire(self, lane: Lane) -> None:
+        """Forget a lane whose work is done; its windows live on in the identity state."""
+        for key in {domain.site for domain in lane.domains.values()}:
+            self.sites.pop(key, None)
+        self._schedule.retire(lane)
+
+    def ask_first(self, key: str, now: float) -> None:
+        """Put an address of the journal ahead of its queue (an order's `check`)."""
+        row = self._journal.row_of(key)
+        if row is None or row["state"] != WAITING or row["site_id"] is None:
+            return
+        site = self._journal.site(row["site_id"])
+        new = site.lane not in self._schedule.lanes
+        lane = self._lane(site)
+        item = Item(row["id"], row["local"], row["domain"])
+        domains = {row["domain"]: (lane, site.key)} if row["domain"] not in lane.domains else {}
+        lane.domain(row["domain"], row["domain_id"], site.key)
+        self._know({lane.key: lane}, domains, now, lanes_are_new=new)
+        lane.add(item, now, first=True)
+        self._schedule.touch(lane, now)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _take_in(self, loads: list[Load], now: float) -> int:
+        held, new, met = 0, {}, {}
+        for load in loads:
+            if load.site.lane not in self._schedule.lanes:
+                new[load.site.lane] = self._lane(load.site)
+            lane = self._lane(load.site)
+            if self._mode is Mode.ENHANCED:
+                met.update(self._meet(lane, load.site.key, load.pending))
+                for domain_id, name in load.unconfirmed:
+                    lane.domain(name, domain_id, load.site.key)
+        self._know(new, met, now, lanes_are_new=True)
+        for load in loads:
+            lane = self._lane(load.site)
+            held += self._work(lane, load, now)
+            self._schedule.touch(lane, now)
+            if lane.idle:
+                self.retire(lane)
+        return held
+
+    def _work(self, lane: Lane, load: Load, now: float) -> int:
+        if self._mode is Mode.STANDARD:
+            lane.domain(load.site.key, 0, load.site.key).control = ControlAnswer.REFUSES
+            lane.add(Item(-load.site.id, "", load.site.key), now)
+            return 1
+        self._queue(lane, load.site.id, load.pending, now)
+        for _, name in load.unconfirmed:
+            lane.want_control(lane.domains[name], now, now)
+        for name, words in load.unbacked:
+            lane.brake.refused(name, words, now)
+        return len(load.pending)
+
+    def _queue(self, lane: Lane, site_id: int, pending: list[Pending], now: float) -> None:
+        if len(pending) == SITE_SHARE:
+            self._more[site_id] = pending[-1].id
+        else:
+            self._more.pop(site_id, None)
+        wall = time.time()
+        for one in pending:
+            lane.add(_item(one), now, now + max(0.0, one.next_at - wall) if one.next_at else 0.0)
+
+    def _lane(self, site: Site) -> Lane:
+        lane = self._schedule.lanes.get(site.lane)
+        if lane is None:
+            lane = Lane(site.lane, self._policies.named(site.policy) or self._policies.default)
+            self._schedule.add(lane)
+        if site.key not in self.sites:
+            self.sites[site.key] = SiteHosts(site.id, site.key, unpack_hosts(site.hosts))
+        return lane
+
+    @staticmethod
+    def _meet(lane: Lane, site_key: str, pending: list[Pending]) -> dict[str, tuple[Lane, str]]:
+        """The domains that are new to the lane."""
+        met = {}
+        for one in pending:
+            if one.domain not in lane.domains:
+                lane.domain(one.domain, one.domain_id, site_key)
+                met[one.domain] = (lane, site_key)
+        return met
+
+    def _know(
+        self, lanes: dict[str, Lane], met: dict[str, tuple[Lane, str]], now: float, *, lanes_are_new: bool
+    ) -> None:
+        """What the identity state knows of these lanes' limits and these domains' control questions."""
+        wall = time.time()
+        if lanes_are_new and lanes:
+            for key, spendings in self._state.spent(list(lanes), wall - LONGEST_WINDOW_S).items():
+                for at, tokens in spendings:
+                    lanes[key].budget.spend(now - (wall - at), tokens)
+            for key, limits in self._state.learned(list(lanes)).items():
+                lanes[key].learn(
+                    per_transaction=int(limits["per_transaction"]) if "per_transaction" in limits else None,
+                    per_session=int(limits["per_session"]) if "per_session" in limits else None,
+                )
+        facts = self._state.facts(list(met), wall) if met else {}
+        for name, (lane, site_key) in met.items():
+            fact = facts.get(name)
+            if name in lane.policy.control.refuses_unknown_domains:
+                lane.domains[name].control = ControlAnswer.REFUSES
+            elif fact is not None and fact.site == site_key:
+                lane.domains[name].control = ControlAnswer(fact.answer)
+
+
+def _item(one: Pending) -> Item:
+    return Item(
+        one.id, one.local, one.domain, one.attempts, one.greylist_steps, one.tempfail_steps, one.reconnects,
+        one.first_at, one.reason,
+    )  # fmt: skip
