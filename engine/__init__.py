@@ -5,7 +5,7 @@
 2. What is in `__all__` is the library, described in docs/library.md; every other name may change with any version.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # type checkers know the name; the one in typing would load typing
 
 if TYPE_CHECKING:
     from engine.core.address import Address, BadAddress, parse
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from engine.core.result import CatchAll, Result
     from engine.flow.job import Suppression, WrongUse, read_suppression
     from engine.flow.policies import PolicyProblems, load_policies
+    from engine.flow.verification import Held
     from engine.identity_file import load_consent, load_identity
     from engine.library import verify
     from engine.settings import SettingsError
     from engine.store.database import StoreError
-    from engine.version import VERSION as __version__
+    from engine.version import VERSION as __version__  # noqa: N811
 
 __all__ = [
     "REASONS",
@@ -31,6 +32,7 @@ __all__ = [
     "Category",
     "Consent",
     "Flags",
+    "Held",
     "Identity",
     "Judgement",
     "Mode",
@@ -64,6 +66,7 @@ _HOMES = {  # module -> the public names that it holds
     "engine.core.result": ("CatchAll", "Result"),
     "engine.flow.job": ("Suppression", "WrongUse", "read_suppression"),
     "engine.flow.policies": ("PolicyProblems", "load_policies"),
+    "engine.flow.verification": ("Held",),
     "engine.identity_file": ("load_consent", "load_identity"),
     "engine.library": ("verify",),
     "engine.settings": ("SettingsError",),
@@ -71,19 +74,21 @@ _HOMES = {  # module -> the public names that it holds
 }
 
 
-def __getattr__(name: str) -> object:
-    """A public name, on first use; later uses find it here without this call."""
-    from importlib import import_module  # noqa: PLC0415 - rule 1
+if not TYPE_CHECKING:  # to a type checker, a module with __getattr__ would have every name
 
-    if name == "__version__":
-        found: object = import_module("engine.version").VERSION
-    else:
-        home = next((module for module, names in _HOMES.items() if name in names), None)
-        if home is None:
-            raise AttributeError(f"module 'engine' has no attribute {name!r}")
-        found = getattr(import_module(home), name)
-    globals()[name] = found
-    return found
+    def __getattr__(name: str) -> object:
+        """A public name, on first use; later uses find it here without this call."""
+        from importlib import import_module  # noqa: PLC0415 - rule 1
+
+        if name == "__version__":
+            found: object = import_module("engine.version").VERSION
+        else:
+            home = next((module for module, names in _HOMES.items() if name in names), None)
+            if home is None:
+                raise AttributeError(f"module 'engine' has no attribute {name!r}")
+            found = getattr(import_module(home), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

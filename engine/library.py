@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 
@@ -24,12 +25,15 @@ from engine.core.identity import Consent, Identity, Mode, Status
 from engine.core.policy import PolicySet
 from engine.core.result import Result
 from engine.flow.intake import Intake
-from engine.flow.job import Suppression, WrongUse
+from engine.flow.job import Suppression, WrongUse, result_of
 from engine.flow.policies import load_policies
 from engine.flow.verification import Request, Verification
+from engine.store.journal import Journal
 from engine.store.state import default_path
+from engine.store.writer import Writer
 
 KEY = "address"
+CHUNK = 2000  # results in memory at a time
 
 
 def verify(
@@ -107,24 +111,34 @@ def _results(
     addresses: Iterable[str], request: Callable[..., Request], journal: Path | None
 ) -> Generator[Result, None, None]:
     with ExitStack() as held:
-        listed = held.enter_context(tempfile.TemporaryFile())
-        if not _spool(addresses, listed):
-            return
         if journal is None:
             journal = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="engine-"))) / "journal"
-        intake = held.enter_context(Intake("addresses", listed, KEY, "jsonl"))
-        verification = held.enter_context(Verification(request(intake=intake, journal=journal)))
-        verification.run()
-        for _, result in verification.results():
-            yield result
+        with tempfile.TemporaryFile() as listed:
+            if not _spool(addresses, listed):
+                return
+            intake = Intake("addresses", listed, KEY, "jsonl")
+            with Verification(request(intake=intake, journal=journal)) as verification:
+                verification.run()
+        yield from _told(journal)
 
 
-def _spool(addresses: Iterable[str], file: IO[bytes]) -> int:
-    """One JSON object a line: the form of a list that holds any text, line ends included. Says how many."""
-    number = 0
-    for number, address in enumerate(addresses, 1):
+def _told(journal: Path) -> Iterator[Result]:
+    """The results of a journal. It is opened anew for each chunk: nothing is held while the caller's code runs."""
+    after = -1
+    while True:
+        with Writer() as writer:
+            rows = list(islice(Journal(journal, writer).rows(after, CHUNK), CHUNK))
+        yield from map(result_of, rows)
+        if len(rows) < CHUNK:
+            return
+        after = rows[-1]["n"]
+
+
+def _spool(addresses: Iterable[str], file: IO[bytes]) -> bool:
+    """One JSON object a line: the form of a list that holds any text, line ends included. Says whether any came."""
+    for address in addresses:
         file.write(json.dumps({KEY: address}).encode() + b"\n")
-    return number
+    return file.tell() > 0
 
 
 def _mode(mode: str) -> Mode:

@@ -105,12 +105,14 @@ def _pieces(text: str) -> list[str]:
 
 def list_name(text: str) -> str:
     """The zone or host of the block list that a text names, its brand where there is no host, or nothing."""
-    best = ""
+    brand = ""
     for token in _TOKEN.findall(_plain(text)):
-        if _MARK.search(token):
-            host = token.split("://")[-1].split("/")[0].strip(_AROUND)
-            best = host if "." in host and "." not in best else best or host
-    return best[:64]
+        core: str = token.strip(_AROUND)
+        if "." in core and _MARK.search(core):
+            return core.rpartition("://")[2].partition("/")[0][:64]
+        if not brand and WORDS.get(core) == "#zone":
+            brand = core
+    return brand
 
 
 def named_delay(text: str) -> float | None:

@@ -252,7 +252,8 @@ refused rcpt_rejected 5
 GENERIC_WORDS = frozenset(
     _phrases("""
     reject; unavailable; undeliverable; unacceptable; not; accept; requested; action; taken; ok; valid; deliver; fail;
-    error; sorry; permanent; mail; smtp; command; recipient; mailbox; address; user; account; @; #host; to; for; by; from
+    error; sorry; permanent; mail; smtp; command; recipient; mailbox; address; user; account; @; #host; to; for; by;
+    from
 """)
 )
 

@@ -182,7 +182,7 @@ class Verification:
             raise WrongUse(
                 f"The identity {request.identity.name} is not fit to probe from here: {' '.join(failed)} "
                 "This machine can give syntax, domain and mail-host answers (--no-connect); RCPT needs a host with "
-                "an open port 25, a PTR record and a HELO name of its own. --accept-identity-risk REASON goes on all the same."
+                "an open port 25, a PTR record and a HELO name of its own. --accept-identity-risk REASON goes on."
             )
         accepted = f"accepted risk: {request.accepted_risk}" if failed else ""
         private = "private addresses admitted" if request.allow_private else ""

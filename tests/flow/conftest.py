@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,6 @@ CONSENT = Consent("TICKET-7", "A. Owner", datetime(2026, 1, 1, tzinfo=UTC))
 RUN_LIMIT_S = 60.0  # a run that takes longer hangs: the test says so instead of waiting for ever
 _RCPT = re.compile(r"RCPT TO:<([^>]*)>", re.IGNORECASE)
 _MAIL = re.compile(r"MAIL FROM:<([^>]*)>", re.IGNORECASE)
-SETTLED = 3  # the journal's state of a verdict; endings are above it
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,18 @@ class Log:
         """Every RCPT in order of time."""
         found: list[Asked] = []
         transactions: Counter[int] = Counter()
-        for place, row in enumerate(self.rows):
+        open_questions: dict[int, int] = {}  # session -> place of its RCPT that has no reply yet
+        for row in self.rows:
+            session = row["session"]
+            if row["event"] == "reply" and session in open_questions:
+                place = open_questions.pop(session)
+                found[place] = replace(found[place], reply=row["text"])
             if row["event"] != "command":
                 continue
-            transactions[row["session"]] += bool(_MAIL.match(row["text"]))
+            transactions[session] += bool(_MAIL.match(row["text"]))
             if match := _RCPT.match(row["text"]):
-                later = (each for each in self.rows[place + 1 :] if each["session"] == row["session"])
-                reply = next((each["text"] for each in later if each["event"] == "reply"), "")
-                turn = transactions[row["session"]]
-                found.append(Asked(row["t"], row["session"], row["host"], match[1], reply, turn))
+                open_questions[session] = len(found)
+                found.append(Asked(row["t"], session, row["host"], match[1], "", transactions[session]))
         return found
 
     def recipients(self, domain: str = "") -> list[str]:
@@ -239,12 +241,12 @@ def policy_layers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mapping
 
 
 @pytest.fixture
-def settled() -> Callable[[Path], set[str]]:
-    """Reads from a journal which addresses have a settled verdict."""
+def states() -> Callable[[Path], dict[str, tuple[int, str]]]:
+    """Reads from a journal each address's state and reason."""
 
-    def read(journal: Path) -> set[str]:
+    def read(journal: Path) -> dict[str, tuple[int, str]]:
         with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
-            return {key for (key,) in connection.execute("SELECT key FROM addresses WHERE state = ?", (SETTLED,))}
+            return {key: (state, reason) for key, state, reason in connection.execute("SELECT key, state, reason FROM addresses")}
 
     return read
 

@@ -6,7 +6,7 @@
    |-------|----------------|--------------|
    | plain | exim.lab       | mailboxes, STARTTLS and PIPELINING offered; any.exim.lab is its catch-all |
    | greet | greet.exim.lab | refuses `DENIED` in the greeting |
-   | mail  | mail.exim.lab  | refuses `DENIED` at MAIL FROM |
+   | mail  | mail.exim.lab  | refuses `DENIED` at MAIL FROM; offers neither PIPELINING nor SMTPUTF8 |
    | rcpt  | rcpt.exim.lab  | refuses `DENIED` at RCPT, before it looks at the recipient |
 
 2. Exim answers without enhanced codes, unlike Postfix; its own words are kept wherever it has some.
@@ -45,6 +45,7 @@ CONFIG = """\
 primary_hostname = mx.exim.lab
 spool_directory = {folder}/spool
 log_file_path = {folder}/spool/%slog
+log_selector = +smtp_connection
 pid_file_path = {folder}/spool/exim.pid
 local_interfaces = {interfaces}
 daemon_smtp_ports = {port}
@@ -54,6 +55,8 @@ disable_ipv6
 smtp_accept_max = 100
 recipients_max = {recipients_max}
 tls_advertise_hosts = *
+pipelining_advertise_hosts = ${{if eq{{$received_ip_address}}{{{mail}}}{{}}{{*}}}}
+smtputf8_advertise_hosts = ${{if eq{{$received_ip_address}}{{{mail}}}{{}}{{*}}}}
 tls_certificate = {folder}/tls.pem
 tls_privatekey = {folder}/tls.pem
 domainlist boxes = {boxes}
