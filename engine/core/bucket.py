@@ -37,6 +37,12 @@ class TokenBucket:
         self._due = max(self._due, now) + tokens * self._interval_s
         return True
 
+    def set_rate(self, rate_per_s: float) -> None:
+        """Another rate from now on. What was taken stays taken, at the slower of the two rates' spacing."""
+        burst = round(self._burst_s / self._interval_s)
+        self._interval_s = 1 / rate_per_s
+        self._burst_s = burst * self._interval_s
+
     def _earliest(self, tokens: int) -> float:
         return self._due + tokens * self._interval_s - self._burst_s
 

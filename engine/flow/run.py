@@ -100,12 +100,12 @@ class Run:
     def probe(self) -> bool:
         """Ask whatever waits; True when nothing is left, False after `stop`."""
         self.snapshot.phase = "probing"
-        deadline = None if self.settings.deadline_s is None else time.monotonic() + self.settings.deadline_s
+        deadline, ending = self._deadline()
         while not self._stopped:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
-                self._drain()
-                self.journal.end("deadline_exceeded", stamp()).wait()
+                self.drain()
+                self.journal.end(ending, stamp()).wait()
                 break
             self._supply.fill(now)
             self._wake.clear()
@@ -119,7 +119,7 @@ class Run:
                 break
             moments = [moment for moment in (turn.until, deadline, self._supply.look_at) if moment is not None]
             self._wake.wait(min(moments) - now if moments else None)
-        self._drain()
+        self.drain()
         if self._stopped:
             return False
         self.journal.settle_refused(None, "refusals_suspect" if self._desk.suspect else "rcpt_rejected").wait()
@@ -144,6 +144,16 @@ class Run:
             lane.key: lane.breaker.cause for lane in self.schedule.lanes.values() if lane.breaker.cause
         }
         return self.snapshot
+
+    def _deadline(self) -> tuple[float | None, str]:
+        """When what still waits ends, and as what: by --deadline, or because the consent allows no more."""
+        now, moments = time.monotonic(), []
+        if self.settings.deadline_s is not None:
+            moments.append((now + self.settings.deadline_s, "deadline_exceeded"))
+        consent = self.job.consent
+        if consent is not None and consent.expires is not None:
+            moments.append((now + (consent.expires - datetime.now(UTC)).total_seconds(), "consent_expired"))
+        return min(moments) if moments else (None, "")
 
     # --- sessions ---------------------------------------------------------------------------------------------
 
@@ -184,7 +194,8 @@ class Run:
     def _waits(self) -> bool:
         return bool(len(self._pool)) or bool(self.schedule.lanes) or self._supply.look_at is not None
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Let sessions in flight end by QUIT, for a while; the rest is cut."""
         self._desk.draining = True
         self._pool.join(timeout=DRAIN_S)
         self._pool.kill(timeout=1.0)

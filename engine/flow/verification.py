@@ -161,6 +161,10 @@ class Verification:
             if self._forecast is not None and not self._stopped:
                 self._forecast(forecast(journal, request.policies))
             done = not self._stopped and run.probe()
+        except BaseException:  # sessions in flight end politely while the journal can still be written
+            run.stop()
+            run.drain()
+            raise
         finally:
             gevent.killall(beside)
             resolver.close()

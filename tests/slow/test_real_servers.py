@@ -56,6 +56,8 @@ denied.probe IN A {DENIED}
 denied.probe IN MX 10 denied.probe
 stray IN MX 10 mx.postfix.lab.
 astray IN MX 10 mx.exim.lab.
+twofold IN MX 10 mx.drop.postfix.lab.
+twofold IN MX 20 mx.postfix.lab.
 """
 REVERSE = "1.8 IN PTR probe.lab.\n1.9 IN PTR denied.probe.lab.\n"
 
@@ -129,7 +131,7 @@ def exim_sessions(witness: Witness) -> int:
 
     def over(lines: list[str]) -> bool:
         begun = sum("SMTP connection from" in line and "connection count" in line for line in lines)
-        ended = sum("closed by QUIT" in line or "closed by DROP" in line for line in lines)
+        ended = sum("closed by QUIT" in line or " dropped: " in line or "closed by DROP" in line for line in lines)
         return 0 < begun == ended
 
     lines = witness.until(over)
@@ -408,7 +410,15 @@ class TestBlocked:
         witness = Witness(postfix, DENIED)
         found = verify(*at("screen.postfix.lab", *MAILBOXES, *NOBODY[:6]), source=DENIED, give_up="4s")
         nothing_learnt(found)
-        screened(witness)
+        assert screened(witness) <= 6
+
+    def test_postscreen_that_refuses_us_is_left_alone(self, postfix: PostfixRig, verify: Engine) -> None:
+        """When refused, we stop: the rest of the list waits, and is not asked one by one from a blocked source."""
+        witness = Witness(postfix, DENIED)
+        found = verify(*at("screen.postfix.lab", *NOBODY), source=DENIED, give_up="4s", per_transaction=4)
+        nothing_learnt(found)
+        assert screened(witness) <= 6
+        assert witness.said("reject: RCPT") <= 4 + 5  # a first transaction, then one address at a time
 
     def test_postscreen_that_drops_us_is_no_invalid(self, postfix: PostfixRig, verify: Engine) -> None:
         """521 5.3.2 in place of a greeting, and the line is closed."""
@@ -416,7 +426,21 @@ class TestBlocked:
         found = verify(*at("drop.postfix.lab", *MAILBOXES, *NOBODY[:6]), source=DENIED, give_up="4s")
         nothing_learnt(found)
         assert {result.smtp_code for result in found.values()} <= {521, None}
+        assert set(reasons(found).values()) <= {"greeting_rejected", "domain_refuses_us", "provider_paused"}
         assert screened(witness) <= 6
+
+    def test_postscreen_that_drops_us_is_left_alone(self, postfix: PostfixRig, verify: Engine) -> None:
+        """When dropped, we stop: no connection for each few addresses of the list."""
+        witness = Witness(postfix, DENIED)
+        nothing_learnt(verify(*at("drop.postfix.lab", *NOBODY), source=DENIED, give_up="4s", per_transaction=4))
+        assert screened(witness) <= 6
+
+    def test_a_block_at_one_mail_host_is_not_dodged_by_the_next(self, postfix: PostfixRig, verify: Engine) -> None:
+        """The first MX drops us with 521, the second would talk to us: it is not dialled."""
+        witness = Witness(postfix, DENIED)
+        nothing_learnt(verify("alice@twofold.lab", source=DENIED, give_up="4s"))
+        screened(witness)
+        assert not [line for line in verify.transcript if "connecting to mx.postfix.lab" in line]
 
     @pytest.mark.parametrize("host", ["greet", "mail", "rcpt"])
     def test_exim_that_refuses_us_is_no_invalid(self, exim: EximRig, verify: Engine, host: str) -> None:
@@ -425,6 +449,11 @@ class TestBlocked:
         found = verify(*at(f"{host}.exim.lab", *MAILBOXES, *NOBODY[:6]), source=DENIED, give_up="4s")
         nothing_learnt(found)
         assert exim_sessions(witness) <= 6
+
+    def test_a_refusal_at_mail_is_one_attempt(self, exim: EximRig, verify: Engine) -> None:
+        """`attempts` counts what was asked: one MAIL for one address is one."""
+        (result,) = verify("alice@mail.exim.lab", source=DENIED, give_up="2s").values()
+        assert result.attempts == verify.commands("MAIL")
 
     @pytest.mark.parametrize("domain", ["listed.postfix.lab", "shut.postfix.lab", "screen.postfix.lab"])
     def test_the_same_hosts_answer_a_welcome_source(self, postfix: PostfixRig, verify: Engine, domain: str) -> None:
