@@ -4,6 +4,8 @@
 2. Writing never waits: a line that its reader has no room for is dropped, and the next one says how many are missing.
 3. The local part of an address is never written: `ann@example.org` is logged as `***@example.org`, wherever it stands.
 4. Only the hub logs, never the store's thread: a lock shared with a native thread can hang both.
+5. Until a command opens it the log goes nowhere: a library writes nothing into its caller's streams, and neither uses
+   nor changes its caller's structlog configuration.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import structlog
 from gevent.monkey import get_original
 
 LONGEST_LINE = 4096  # bytes: what a pipe that has room takes whole (PIPE_BUF)
+LONGEST_READ = 16_384  # characters of a value that are looked at; masked first, cut then: no half address is left
 LONGEST_VALUE = 1024  # characters of one field
 LONGEST_TRACE = 2500  # characters of a traceback, its end: there the error stands
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -32,30 +35,71 @@ _NOT_IN_A_LOCAL_PART = re.compile(r'.*[<>()\[\]\\,;:"]', re.DOTALL)  # RFC 5321 
 Event = MutableMapping[str, Any]
 
 
-def set_up(stream: TextIO | None = None, *, level: str = "info", as_json: bool | None = None) -> None:
-    """Configure structlog for this process; `as_json` None asks the stream whether it is a terminal."""
-    out = sys.stderr if stream is None else stream
-    sink = Sink(out)
-    readable = out.isatty() if as_json is None else not as_json
+class Log:
+    """The process's log: `log.info("breaker_moved", to="open")`."""
 
-    def tell_lost(_: Any, __: str, event: Event) -> Event:
-        if sink.lost:
-            event["lines_lost"] = sink.lost
-        return event
+    def __init__(self) -> None:
+        self._to: Any = None
 
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            tell_lost,
-            without_local_parts,
-            _Console() if readable else _as_json,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: sink,
-        cache_logger_on_first_use=False,
-    )
+    def open(self, stream: TextIO | None = None, *, level: str = "info", as_json: bool | None = None) -> None:
+        """Write to `stream` (stderr) what is of `level` (one of LEVELS) or above.
+
+        `as_json` None: JSON unless the stream is a terminal.
+        """
+        out = sys.stderr if stream is None else stream
+        sink = Sink(out)
+        readable = out.isatty() if as_json is None else not as_json
+
+        def tell_lost(_: Any, __: str, event: Event) -> Event:
+            if sink.lost:
+                event["lines_lost"] = sink.lost
+            return event
+
+        self._to = structlog.wrap_logger(
+            sink,
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+                tell_lost,
+                without_local_parts,
+                _Console() if readable else _as_json,
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+            cache_logger_on_first_use=True,
+        )
+
+    def close(self) -> None:
+        """Write nowhere again."""
+        self._to = None
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """For whoever looks for a fault of ours."""
+        if self._to is not None:
+            self._to.debug(event, **fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """What an operator may want to know afterwards."""
+        if self._to is not None:
+            self._to.info(event, **fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """What changes how the run goes on."""
+        if self._to is not None:
+            self._to.warning(event, **fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """What somebody has to put right."""
+        if self._to is not None:
+            self._to.error(event, **fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """An error of ours, with the traceback of the exception that is being handled."""
+        if self._to is not None:
+            self._to.exception(event, **fields)
+
+
+log = Log()
 
 
 class Sink:
@@ -86,7 +130,7 @@ class Sink:
         os.write(self._fd, line.encode("utf-8", "backslashreplace")[: LONGEST_LINE - 1] + b"\n")
         return True
 
-    msg = debug = info = warning = error = critical = exception = fatal = log = write
+    debug = info = warning = error = critical = exception = write
 
 
 def without_local_parts(_: Any, __: str, event: Event) -> Event:
@@ -122,7 +166,7 @@ def _clean(value: Any, *, trace: bool = False) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(each) for each in value]
     text = value if isinstance(value, str) else repr(value)
-    return masked(text[-LONGEST_TRACE:] if trace else text[:LONGEST_VALUE])
+    return masked(text[-LONGEST_READ:])[-LONGEST_TRACE:] if trace else masked(text[:LONGEST_READ])[:LONGEST_VALUE]
 
 
 def _as_json(_: Any, __: str, event: Event) -> str:

@@ -30,7 +30,7 @@ class Doubt(StrEnum):
 class Brake:
     """The brake of one lane."""
 
-    __slots__ = ("_recent", "_unclear", "again_s", "ask_at", "doubt", "everywhere", "words")
+    __slots__ = ("_recent", "_unclear", "again_s", "ask_at", "asked", "doubt", "everywhere", "words")
 
     def __init__(self, again_s: float = AGAIN_S) -> None:
         self._recent: deque[str] = deque(maxlen=ONE_DOMAIN)  # domains of the unbacked refusals since an acceptance
@@ -38,6 +38,7 @@ class Brake:
         self.again_s = again_s
         self.ask_at = 0.0
         self.doubt = Doubt.NONE
+        self.asked = False  # this doubt has had its first positive control
         self.everywhere = False  # the identity's brake tripped, at this lane's last refusal
         self.words = ""  # of the last unbacked refusal: the positive control is compared with them
 
@@ -57,6 +58,7 @@ class Brake:
     def trip(self, now: float, *, everywhere: bool = False) -> None:
         """Ask for a positive control from `now` on; `everywhere` when the doubt is about the identity."""
         self.doubt = Doubt.ASKING
+        self.asked = False
         self.everywhere = everywhere
         self.ask_at = now
 
@@ -77,6 +79,7 @@ class Brake:
         self._recent.clear()
         self._unclear = 0
         self.doubt = Doubt.NONE
+        self.asked = False
         self.everywhere = False
 
     @property

@@ -53,35 +53,36 @@ class TokenBucket:
 class Spending:
     """One entry of a sliding count: how many of its tokens are still spent."""
 
-    __slots__ = ("at", "tokens")
+    __slots__ = ("at", "gone", "tokens")
 
     def __init__(self, at: float, tokens: int) -> None:
         self.at = at
         self.tokens = tokens
+        self.gone = False  # has left the window
 
-    def give_back(self, tokens: int) -> None:
-        """Return tokens whose question was not refused after all."""
-        if not 0 <= tokens <= self.tokens:
-            raise ValueError(f"can't give back {tokens} of {self.tokens} tokens")
-        self.tokens -= tokens
+    def __repr__(self) -> str:
+        return f"<Spending {self.tokens} at {self.at:g}>"
 
 
 class SlidingCount:
     """At most `limit` tokens in every window of `window_s` seconds; a count, not a spacing."""
 
-    __slots__ = ("_entries", "limit", "window_s")
+    __slots__ = ("_entries", "_total", "limit", "window_s")
 
     def __init__(self, limit: int, window_s: float) -> None:
         self.limit = limit
         self.window_s = window_s
         self._entries: deque[Spending] = deque()
+        self._total = 0
 
     def spent(self, now: float) -> int:
         """How many tokens count at `now`."""
         entries = self._entries
         while entries and (entries[0].at <= now - self.window_s or not entries[0].tokens):
-            entries.popleft()
-        return sum(entry.tokens for entry in entries)
+            oldest = entries.popleft()
+            oldest.gone = True
+            self._total -= oldest.tokens
+        return self._total
 
     def room(self, now: float) -> int:
         """How many more may be spent at `now`; never below 0."""
@@ -99,15 +100,30 @@ class SlidingCount:
         return now + self.window_s
 
     def spend(self, now: float, tokens: int) -> Spending:
-        """Spend `tokens` all together; the caller has seen that there is room."""
+        """Spend `tokens` all together; the caller has seen that there is room. `now` may lie a little ahead."""
         entry = Spending(now, tokens)
         entries = self._entries
-        if entries and entries[-1].at > now:  # restored or reserved entries may lie ahead: keep the order
-            position = next(i for i, other in enumerate(entries) if other.at > now)
-            entries.insert(position, entry)
-        else:
-            entries.append(entry)
+        position = len(entries)
+        while position and entries[position - 1].at > now:  # restored or reserved entries may lie ahead
+            position -= 1
+        entries.insert(position, entry)
+        self._total += tokens
         return entry
 
+    def give_back(self, spending: Spending, tokens: int) -> None:
+        """Return tokens whose question was not refused after all."""
+        if not 0 <= tokens <= spending.tokens:
+            raise ValueError(f"can't give back {tokens} of {spending.tokens} tokens")
+        spending.tokens -= tokens
+        if spending.gone:
+            return
+        self._total -= tokens
+        if not spending.tokens:
+            entries, place = self._entries, len(self._entries) - 1
+            while entries[place] is not spending:  # it is among the newest
+                place -= 1
+            del entries[place]
+            spending.gone = True
+
     def __repr__(self) -> str:
-        return f"<SlidingCount {sum(e.tokens for e in self._entries)} of {self.limit} in {self.window_s:g} s>"
+        return f"<SlidingCount {self._total} of {self.limit} in {self.window_s:g} s>"

@@ -54,7 +54,8 @@ def _bits(family: Sequence[rules.Rule], classes: str = "45") -> int:
 _OF_CLASS = {True: _bits(rules.RULES, "5"), False: _bits(rules.RULES, "4"), None: _bits(rules.RULES)}
 _EXCUSES, _MAILBOX, _DOMAIN = _bits(rules.EXCUSES), _bits(rules.MAILBOX), _bits(rules.DOMAIN)
 _BLOCKED = _bits(rules.POLICY[:1])
-_STATE, _POLICY, _GENERIC = _bits(rules.STATE), _bits(rules.POLICY), _bits(rules.GENERIC)
+_STATE, _POLICY = _bits(rules.STATE), _bits(rules.POLICY)
+_GENERIC, _UNSERVED = _bits(rules.GENERIC), _bits(rules.GENERIC[:1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _prepare(code: int | None, enhanced: str, text: str, stage: Stage, echoed: S
         given[3] if given else "",
         text,
         tuple(found_words),
-        rules.PHRASES.find(found_words) & (_OF_CLASS[final] | rules.SOURCE_BIT),
+        rules.PHRASES.find(found_words) & (_OF_CLASS[final] | rules.SOURCE_BIT | rules.FOR_NOW_BIT),
         Stage.RCPT if stage in _AS_RCPT else stage,
     )
 
@@ -196,8 +197,13 @@ def _enhanced(reply: _Reply) -> tuple[str, str] | None:
 def _final_words(reply: _Reply) -> tuple[str, str] | None:
     found = _words(reply, _MAILBOX) or _words(reply, _DOMAIN) or _words(reply, _STATE) or _words(reply, _POLICY)
     if found is None and reply.code in codes.UNEXPLAINED:
-        return _words(reply, _GENERIC)
+        return _words(reply, _GENERIC if _says_no_more(reply) else _UNSERVED)
     return found
+
+
+def _says_no_more(reply: _Reply) -> bool:
+    """Whether a refusal is made of nothing but generic words and identifiers."""
+    return all(word in rules.GENERIC_WORDS or not word.isalpha() for word in reply.words)
 
 
 def _temporary_words(reply: _Reply) -> tuple[str, str] | None:
@@ -212,7 +218,7 @@ def _code(reply: _Reply) -> tuple[str, str]:
     if reply.stage in _BEFORE_RCPT and reply.code != 556:
         return _BEFORE_RCPT[reply.stage][reply.final is True], f"stage:{reply.stage}"
     reason = codes.CODES.get(reply.code or 0, "unclassified_reply" if reply.final else "smtp_tempfail")
-    if reply.code in codes.UNEXPLAINED and not rules.GENERIC_WORDS.issuperset(reply.words):
+    if reply.code in codes.UNEXPLAINED and not _says_no_more(reply):
         reason = "unclassified_reply"  # it does explain itself, in words that no rule knows
     return reason, f"code:{reply.code or reply.enhanced}"
 
@@ -229,6 +235,10 @@ def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:  # noqa: PL
         return ("mailbox_temporarily_unavailable" if recipient else "smtp_tempfail"), rule
     if reply.code == 556 or (reply.code in _NOT_OF_A_USER and reason in {"mailbox_not_found", "rcpt_rejected"}):
         return codes.CODES[reply.code], f"code:{reply.code}"
+    if reply.hits & rules.FOR_NOW_BIT:
+        return ("mailbox_temporarily_unavailable" if recipient else "smtp_tempfail"), "words:for_now"
+    if reply.hits & rules.SOURCE_BIT and not rule.startswith("provider"):
+        return "policy_rejected", "words:source"
     subject = reply.status.partition(".")[0]
     account_disabled = reply.status == "7.13" or rule == "words:disabled"
     if subject == "3" or (subject == "7" and not account_disabled):

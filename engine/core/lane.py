@@ -3,62 +3,31 @@
 1. Nothing is asked without its tokens: a session's, a recipient's, and one refusal reserved for every RCPT in flight.
 2. Until a domain's control question is settled, one session asks that domain, in one transaction.
 3. An open breaker or a brake in doubt starts nothing; what is in flight is told so at its next transaction.
-4. It decides and counts; it never dials, sleeps or writes. Time comes in as `now`.
+4. It decides and counts; it never dials, sleeps or writes. Time comes in as `now` (monotonic seconds).
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass, field
-from itertools import count
 
 from engine.core.brake import Brake, Doubt
 from engine.core.breaker import Breaker, BreakerState
-from engine.core.bucket import SlidingCount, Spending, TokenBucket
-from engine.core.control import ControlAnswer
+from engine.core.bucket import Spending, TokenBucket
+from engine.core.pace import CUTS_PACE, Pace, RefusalBudget
 from engine.core.policy import Policy
+from engine.core.queue import Domain, Item, Queue
 from engine.core.reasons import Fault, Reach, Reason
 
 PATIENCE_S = 2.0  # no session idles for tokens: one that would wait longer says QUIT
+AGE = 0.5  # of the session's time: after that no transaction is begun that the deadline could cut
 DOMAINS_IN_A_ROW = 3  # so many domains of a lane that refuse us one after the other are the source's refusal
-ALLOWANCE_S = 3600.0  # a lane pays one positive control in this time, outside its refusal budget
+OF_LAST = 25  # or so many of the lane's last domains that answered
+DOMAINS_OF_LAST = 5
+ALLOWANCE_S = 3600.0  # a lane pays the positive control of one doubt in this time, outside its refusal budget
 
-
-@dataclass(slots=True)
-class Item:
-    """An address that waits to be asked. `id` is the journal's; steps count what its ladders used."""
-
-    id: int
-    local: str
-    domain: str
-    attempts: int = 0
-    greylist_steps: int = 0
-    tempfail_steps: int = 0
-    reconnects: int = 0
-    first_at: float | None = None  # wall clock of its first attempt
-    last_reason: str = ""
-
-
-@dataclass(slots=True)
-class Domain:
-    """What the lane knows of one domain: its queue and its control question."""
-
-    name: str
-    id: int
-    site: str
-    items: deque[Item] = field(default_factory=deque)
-    control: ControlAnswer = ControlAnswer.UNKNOWN
-    control_due: float | None = None  # accepted addresses wait for a control from this moment on
-    control_steps: int = 0
-    control_number: int = 0
-    busy: bool = False
-    hold: Breaker | None = None  # a refusal of reach `domain` holds this domain only
-
-    @property
-    def settled(self) -> bool:
-        """Whether its control question is answered for now."""
-        return self.control is not ControlAnswer.UNKNOWN
+_SERVERS_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
+_BUSY = frozenset({"server_busy", "server_storage"})
 
 
 @dataclass(slots=True)
@@ -86,113 +55,62 @@ class Visit:
     lane: Lane
     site: str
     first: Batch
+    started_at: float
     recipients: int = 0
     refusals: int = 0
     half_open: bool = False
+    touched: set[str] = field(default_factory=set)
 
 
 class Lane:
     """The queue, limits, budget, breaker and brake of one (provider or site, identity).
 
-    Its machine is: `add` items, `start` a visit when `ready_at` has come, ask for `more` batches in it,
-    report each batch by `settle`, and `finish` the visit.
+    `start` a visit when `ready_at` has come, ask for `more` batches in it, tell each reply by `observe` and each
+    batch's end by `settle`, and `finish` the visit.
     """
 
     def __init__(self, key: str, policy: Policy) -> None:
         self.key = key
         self.policy = policy
-        self.domains: dict[str, Domain] = {}
+        self.queue = Queue()
         self.open_sessions = 0
-        self.waiting = 0
         self.per_transaction = policy.recipients.per_transaction
         self.per_session = policy.recipients.per_session
         self.breaker = Breaker(policy.breaker.open_s, policy.breaker.max_open_s)
         self.brake = Brake()
-        self.budget = SlidingCount(policy.refusals.rate.start.count, policy.refusals.rate.start.period_s)
+        self.budget = RefusalBudget(policy.refusals.rate)
         self._sessions = TokenBucket(policy.sessions.rate.per_s, policy.sessions.burst)
         self._recipients = TokenBucket(policy.recipients.rate.start.per_s, policy.recipients.per_transaction)
-        self._ready: OrderedDict[str, None] = OrderedDict()  # domains that could be asked, in turn
-        self._later: list[tuple[float, int, Item | None, str]] = []
-        self._order = count()
-        self._positive_at = float("-inf")
-        self._refusing: set[str] = set()  # domains that refused us since one answered
-
-    # --- what waits -------------------------------------------------------------------------------------------
-
-    def domain(self, name: str, domain_id: int, site: str) -> Domain:
-        """The lane's record of a domain, made when it is new."""
-        known = self.domains.get(name)
-        if known is None:
-            known = self.domains[name] = Domain(name, domain_id, site)
-        return known
-
-    def add(self, item: Item, now: float, at: float = 0.0, *, first: bool = False) -> None:
-        """Let an address wait, from `at` on; `first` puts it ahead of its domain's queue."""
-        self.waiting += 1
-        if at > now:
-            heapq.heappush(self._later, (at, next(self._order), item, item.domain))
-            return
-        domain = self.domains[item.domain]
-        domain.items.appendleft(item) if first else domain.items.append(item)
-        self._offer(domain, first=first)
-
-    def want_control(self, domain: Domain, now: float, at: float) -> None:
-        """Accepted addresses of `domain` wait for its control, to be asked from `at` on, ahead of new addresses."""
-        domain.control_due = at
-        if at > now:
-            heapq.heappush(self._later, (at, next(self._order), None, domain.name))
-        else:
-            self._offer(domain, first=True)
-
-    def drop_domain(self, domain: Domain) -> list[Item]:
-        """Take everything of a domain off the queue: it needs no asking any more."""
-        kept, gone = [], list(domain.items)
-        for entry in self._later:
-            if entry[3] == domain.name:
-                gone.extend([entry[2]] if entry[2] else [])
-            else:
-                kept.append(entry)
-        heapq.heapify(kept)
-        self._later = kept
-        domain.items.clear()
-        domain.control_due = None
-        self._ready.pop(domain.name, None)
-        self.waiting -= len(gone)
-        return gone
+        self.pace = Pace(policy.recipients.rate, policy.pace, self._recipients)
+        self._positive_at = float("-inf")  # when the allowance pays for another doubt
+        self._refusing: deque[tuple[str, bool]] = deque(maxlen=OF_LAST)  # one answer a domain: did it refuse us
+        self._tempfails: deque[tuple[float, bool]] = deque()  # (when, bad) of replies in the breaker's window
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight."""
-        quiet = not self.waiting and not self.open_sessions and not self._later and not self._ready
-        return quiet and self.brake.doubt is not Doubt.ASKING
+        return self.queue.empty and not self.open_sessions and self.brake.doubt is not Doubt.ASKING
 
     # --- deciding ---------------------------------------------------------------------------------------------
 
     def ready_at(self, now: float) -> float | None:
         """When the next session could start; None while only an event (a session's end) can change that."""
-        self._wake(now)
-        positive = self._positive_ready_at(now)
-        if positive is not None or self.brake.doubt is not Doubt.NONE:
-            return positive
-        if self.open_sessions >= self.policy.sessions.concurrency:
+        self.queue.wake(now)
+        if self.brake.doubt is not Doubt.NONE:
+            return self._positive_ready_at(now)
+        if self.open_sessions >= self.policy.sessions.concurrency or self.breaker.state is BreakerState.HALF_OPEN:
             return None
-        moments = [self._sessions.ready_at(now)]
-        match self.breaker.state:
-            case BreakerState.HALF_OPEN:
-                return None
-            case BreakerState.OPEN:
-                moments.append(self.breaker.until)
-            case BreakerState.CLOSED:
-                pass
-        domain, later = self._next_domain(now)
+        domain = self.queue.next()
+        if domain is None and self.queue.next_at is None:
+            return None
+        due = self._sessions.ready_at(now)
+        if self.breaker.state is BreakerState.OPEN:
+            due = max(due, self.breaker.until)
         if domain is None:
-            if later is None:
-                return None
-            moments.append(later)
-        else:
-            moments.append(self.budget.room_at(now))
-            moments.append(self._recipients.ready_at(now, self._size(domain, now, self.policy.refusals.per_session)))
-        return max(moments)
+            return max(due, self.queue.next_at or now)
+        self.pace.recover(now)
+        size = self._size(domain, now, min(self.policy.refusals.per_session, self.per_session + 1))
+        return max(due, self.budget.room_at(now), self._recipients.ready_at(now, size))
 
     def start(self, now: float) -> Visit | None:
         """Start a session with the tokens of its whole first transaction, or nothing at all."""
@@ -201,7 +119,7 @@ class Lane:
             return None
         if self.brake.doubt is Doubt.ASKING:
             return self._start_positive(now)
-        domain, _ = self._next_domain(now)
+        domain = self.queue.next()
         if domain is None or not self._sessions.take(now):
             return None
         self.breaker.attempt(now)
@@ -209,10 +127,11 @@ class Lane:
         if domain.hold is not None:
             domain.hold.attempt(now)
             half_open = half_open or domain.hold.state is BreakerState.HALF_OPEN
-        visit = Visit(self, domain.site, self._batch(domain, now, 1 if half_open else 0), half_open=half_open)
+        room = min(self.policy.refusals.per_session, self.per_session + 1)
+        first = self._batch(domain, now, 1 if half_open else self._size(domain, now, room))
         self.open_sessions += 1
-        visit.recipients += max(1, len(visit.first.items))
-        visit.refusals += visit.first.tokens
+        visit = Visit(self, domain.site, first, now, half_open=half_open)
+        self._count(visit, first)
         return visit
 
     def more(self, visit: Visit, now: float) -> Batch | None:
@@ -220,50 +139,71 @@ class Lane:
 
         `start_at` of the batch may lie up to PATIENCE_S ahead.
         """
-        self._wake(now)
-        if visit.half_open or self.breaker.state is not BreakerState.CLOSED or self.brake.doubt is not Doubt.NONE:
-            return None
+        self.queue.wake(now)
         left = self.policy.refusals.per_session - visit.refusals
-        if visit.recipients >= self.per_session or left < 1:
+        stopped = visit.half_open or self.breaker.state is not BreakerState.CLOSED or self.brake.doubt is not Doubt.NONE
+        if stopped or visit.recipients >= self.per_session or left < 1 or self._old(visit, now):
             return None
-        domain = self._next_at(visit.site, now)
-        if domain is None or not self.budget.room(now):
+        domain = self.queue.next(visit.site)
+        if domain is None or domain.hold is not None or not self.budget.room(now):
             return None
-        if not domain.settled and left < 2:
+        if not domain.settled and left < 2 and domain.control_due is None:
             return None  # one token is kept back for the control
         size = min(self._size(domain, now, left), self.per_session - visit.recipients)
         at = self._recipients.ready_at(now, size)
         if at > now + PATIENCE_S:
             return None
         batch = self._batch(domain, at, size)
-        visit.recipients += max(1, len(batch.items))
-        visit.refusals += batch.tokens
+        self._count(visit, batch)
         return batch
 
     def control(self, visit: Visit, domain: Domain, now: float) -> Batch | None:
         """Reserve the control RCPT in this session, or None where a token is missing: it then waits its turn."""
         spent = visit.refusals >= self.policy.refusals.per_session
-        if spent or not self.budget.room(now) or visit.recipients >= self.per_session:
+        if spent or not self.budget.room(now) or visit.recipients >= self.per_session or self._old(visit, now):
             return None
         at = self._recipients.ready_at(now)
-        if at > now + PATIENCE_S or not self._recipients.take(at):
+        if at > now + PATIENCE_S:
             return None
-        visit.recipients += 1
-        visit.refusals += 1
-        domain.busy = True
-        self._ready.pop(domain.name, None)
-        return Batch(domain, [], at, self.budget.spend(at, 1), control=True)
+        self.queue.want_control(domain, now, now)
+        batch = self._batch(domain, at, 1)
+        self._count(visit, batch)
+        return batch
 
     # --- reporting --------------------------------------------------------------------------------------------
+
+    def observe(self, domain: Domain, reason: Reason, reach: Reach, now: float, jitter: float, *, first: bool) -> None:
+        """One judged reply: the one place where breaker, hold, pace and budget learn of it.
+
+        `jitter` is a share of the open time, drawn by the caller; `first` marks an address's first attempt, whose
+        450 or 451 at RCPT may be greylisting and is no sign of trouble.
+        """
+        answers = reason.fault not in {Fault.US, Fault.NETWORK} and reason.code not in _BUSY
+        source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refused_by(domain.name))
+        if reason.code in CUTS_PACE:
+            self.pace.cut(now)
+        if reach is Reach.SOURCE:
+            self.budget.blamed(now)
+        if source or (not answers and self.breaker.state is BreakerState.HALF_OPEN):
+            self.breaker.open(now, reason.code, jitter)
+        elif self.breaker.state is BreakerState.HALF_OPEN:
+            self.breaker.close()
+        self._hold(domain, reason, reach, now, jitter, answers=answers)
+        if reach is Reach.NONE:
+            if answers:
+                self._answered(domain.name, refused=False)
+            self._weigh(reason, now, jitter, first=first)
 
     def settle(self, visit: Visit, batch: Batch, refused: int, now: float) -> int:
         """The answers of a batch are in: give back what was not refused; says how many tokens that is."""
         back = 0
         if batch.spending is not None:
             back = batch.spending.tokens - refused
-            batch.spending.give_back(back)
+            self.budget.give_back(batch.spending, back)
             visit.refusals -= back
-        self._release(batch.domain, now)
+            batch.domain.in_flight -= 1
+        batch.domain.busy = False
+        self.queue.offer(batch.domain, now)
         return back
 
     def finish(self, visit: Visit, now: float) -> None:
@@ -271,47 +211,15 @@ class Lane:
         self.open_sessions -= 1
         if visit.half_open:
             self.breaker.release(now)
-            if visit.first.domain.hold is not None:
-                visit.first.domain.hold.release(now)
-
-    def observe(self, domain: Domain, reason: Reason, reach: Reach, now: float, jitter: float) -> None:
-        """One judged reply: reach decides what it opens. `jitter` is a share of the open time, drawn by the caller.
-
-        A refusal of reach `source` opens the lane, one of reach `domain` holds that domain only, and counts as
-        `source` when DOMAINS_IN_A_ROW refuse so one after the other.
-        """
-        if reach is Reach.DOMAIN:
-            self._refusing.add(domain.name)
-            if domain.hold is None:
-                domain.hold = Breaker(self.policy.breaker.open_s, self.policy.breaker.max_open_s)
-            domain.hold.open(now, reason.code, jitter)
-        if reach is Reach.SOURCE or len(self._refusing) >= DOMAINS_IN_A_ROW:
-            self._refusing.clear()
-            self.breaker.open(now, reason.code, jitter)
-        if reach is not Reach.NONE:
-            return
-        answers = reason.fault not in {Fault.US, Fault.NETWORK} and reason.code not in {"server_busy", "server_storage"}
-        if answers:
-            self._refusing.clear()
-            self.breaker.close()
-            if domain.hold is not None:
-                domain.hold.close()
-        elif self.breaker.state is BreakerState.HALF_OPEN:
-            self.breaker.open(now, reason.code, jitter)
-        elif domain.hold is not None and domain.hold.state is BreakerState.HALF_OPEN:
-            domain.hold.open(now, reason.code, jitter)
-
-    def take_site(self, site: str) -> list[Item]:
-        """Take every address that waits for its first or next try at a site whose hosts can't be reached."""
-        taken: list[Item] = []
-        for name in [name for name in self._ready if self.domains[name].site == site]:
-            domain = self.domains[name]
-            taken.extend(domain.items)
-            domain.items.clear()
-            if domain.control_due is None:
-                self._ready.pop(name)
-        self.waiting -= len(taken)
-        return taken
+        for name in visit.touched:
+            domain = self.queue.domains.get(name)
+            if domain is None:
+                continue
+            if visit.half_open and domain.hold is not None:
+                domain.hold.release(now)
+            self.queue.offer(domain, now)
+            if name not in self.brake.domains:
+                self.queue.forget(domain)
 
     def learn(self, *, per_transaction: int | None = None, per_session: int | None = None) -> None:
         """A site told that it takes fewer recipients; limits only ever shrink here."""
@@ -322,39 +230,8 @@ class Lane:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _wake(self, now: float) -> None:
-        while self._later and self._later[0][0] <= now:
-            _, _, item, name = heapq.heappop(self._later)
-            domain = self.domains[name]
-            if item is not None:
-                domain.items.append(item)
-            self._offer(domain, first=item is None)
-
-    def _offer(self, domain: Domain, *, first: bool = False) -> None:
-        if domain.busy or not (domain.items or domain.control_due is not None):
-            return
-        self._ready[domain.name] = None
-        if first:
-            self._ready.move_to_end(domain.name, last=False)
-
-    def _next_domain(self, now: float) -> tuple[Domain | None, float | None]:
-        """The domain whose turn it is, or the moment at which one could have its turn."""
-        soonest = self._later[0][0] if self._later else None
-        for name in self._ready:
-            domain = self.domains[name]
-            hold = domain.hold
-            if hold is None or hold.allows(now):
-                return domain, None
-            if hold.state is BreakerState.OPEN:
-                soonest = hold.until if soonest is None else min(soonest, hold.until)
-        return None, soonest
-
-    def _next_at(self, site: str, now: float) -> Domain | None:
-        for name in self._ready:
-            domain = self.domains[name]
-            if domain.site == site and (domain.hold is None or domain.hold.state is BreakerState.CLOSED):
-                return domain
-        return None
+    def _old(self, visit: Visit, now: float) -> bool:
+        return now - visit.started_at > AGE * self.policy.timeouts.session_s
 
     def _size(self, domain: Domain, now: float, left: int) -> int:
         """How many recipients the next transaction at `domain` has; a due control goes alone."""
@@ -364,40 +241,93 @@ class Lane:
         return max(1, min(len(domain.items), self.per_transaction, left - keep_back, max(1, self.budget.room(now))))
 
     def _batch(self, domain: Domain, at: float, size: int) -> Batch:
-        """Charge and take the next transaction of `domain`; `size` 0 means as many as fit."""
-        if domain.control_due is not None and domain.control_due <= at:
-            domain.control_due = None
-            domain.busy = True
-            self._ready.pop(domain.name, None)
-            self._recipients.take(at)
-            return Batch(domain, [], at, self.budget.spend(at, 1), control=True)
-        size = size or self._size(domain, at, self.policy.refusals.per_session)
-        items = [domain.items.popleft() for _ in range(min(size, len(domain.items)))]
-        self.waiting -= len(items)
-        self._recipients.take(at, len(items))
-        if not domain.settled:
-            domain.busy = True
-        self._ready.pop(domain.name, None)
-        self._offer(domain)
-        return Batch(domain, items, at, self.budget.spend(at, len(items)))
+        """Charge and take the next transaction of `domain`."""
+        control = domain.control_due is not None and domain.control_due <= at
+        if control:
+            self.queue.drop_control(domain)
+        items = self.queue.take(domain, 0 if control else size)
+        tokens = 1 if control else len(items)
+        self._recipients.take(at, tokens)
+        domain.in_flight += 1
+        domain.busy = control or not domain.settled
+        self.queue.offer(domain, at)
+        return Batch(domain, items, at, self.budget.spend(at, tokens), control=control)
 
-    def _release(self, domain: Domain, now: float) -> None:
-        domain.busy = False
-        self._offer(domain)
+    @staticmethod
+    def _count(visit: Visit, batch: Batch) -> None:
+        visit.recipients += batch.tokens
+        visit.refusals += batch.tokens
+        visit.touched.add(batch.domain.name)
+
+    def _hold(self, domain: Domain, reason: Reason, reach: Reach, now: float, jitter: float, *, answers: bool) -> None:
+        hold = domain.hold
+        if reach is Reach.DOMAIN:
+            if hold is None:
+                hold = Breaker(self.policy.breaker.open_s, self.policy.breaker.max_open_s)
+                self.queue.hold(domain, hold)
+            hold.open(now, reason.code, jitter)
+        elif hold is not None and hold.state is BreakerState.HALF_OPEN:
+            if answers:
+                domain.hold = None
+            else:
+                hold.open(now, reason.code, jitter)
+        self.queue.offer(domain, now)
+
+    def _refused_by(self, name: str) -> bool:
+        """A refusal of reach `domain`: whether so many domains refuse that it is the source they mean."""
+        self._answered(name, refused=True)
+        last = list(self._refusing)
+        in_a_row = len(last) >= DOMAINS_IN_A_ROW and all(refused for _, refused in last[-DOMAINS_IN_A_ROW:])
+        return in_a_row or sum(refused for _, refused in last) >= DOMAINS_OF_LAST
+
+    def _answered(self, name: str, *, refused: bool) -> None:
+        if self._refusing and self._refusing[-1] == (name, refused):
+            return
+        for known in self._refusing:
+            if known[0] == name:
+                self._refusing.remove(known)
+                break
+        self._refusing.append((name, refused))
+
+    def _weigh(self, reason: Reason, now: float, jitter: float, *, first: bool) -> None:
+        """The tempfail ratio: connection failures and tempfails of the server open the breaker, others are neutral."""
+        bad = reason.fault is Fault.NETWORK or reason.code in _SERVERS_STATE
+        if reason.fault is Fault.RECIPIENT or reason.code in {"greylisted", "too_many_recipients"}:
+            return
+        if reason.code == "smtp_tempfail" and first:
+            return
+        limits, window = self.policy.breaker, self._tempfails
+        window.append((now, bad))
+        while window[0][0] <= now - limits.window_s:
+            window.popleft()
+        if not bad or len(window) < limits.min_samples:
+            return
+        if sum(failed for _, failed in window) >= limits.tempfail_ratio * len(window):
+            window.clear()
+            self.breaker.open(now, reason.code, jitter)
 
     def _positive_ready_at(self, now: float) -> float | None:
-        """When the brake's positive control may be asked: from an allowance of its own, one session at a time."""
-        if self.brake.doubt is not Doubt.ASKING or self.open_sessions:
+        """When the brake's positive control may be asked: within the session rate, from an allowance of its own."""
+        if self.brake.doubt is not Doubt.ASKING or self.open_sessions or self.breaker.state is BreakerState.HALF_OPEN:
             return None
-        return max(now, self.brake.ask_at, self._positive_at)
+        due = max(self._sessions.ready_at(now), self.brake.ask_at)
+        if not self.brake.asked:
+            due = max(due, self._positive_at)
+        return max(due, self.breaker.until) if self.breaker.state is BreakerState.OPEN else due
 
-    def _start_positive(self, now: float) -> Visit:
-        domain = self.domains[self.brake.most_refused]
-        self._positive_at = now + min(ALLOWANCE_S, self.brake.again_s)
+    def _start_positive(self, now: float) -> Visit | None:
+        domain = self.queue.domains.get(self.brake.most_refused)
+        if domain is None or not self._sessions.take(now):
+            self.brake.release()
+            return None
+        if not self.brake.asked:
+            self._positive_at = now + ALLOWANCE_S
+        self.brake.asked = True
+        self.breaker.attempt(now)
         self.open_sessions += 1
-        return Visit(self, domain.site, Batch(domain, [], now, None, positive=True))
+        half_open = self.breaker.state is BreakerState.HALF_OPEN
+        batch = Batch(domain, [], now, None, positive=True)
+        return Visit(self, domain.site, batch, now, half_open=half_open, touched={domain.name})
 
     def __repr__(self) -> str:
-        return (
-            f"<Lane {self.key} {self.waiting} waiting, {self.open_sessions} open, {self.breaker.state}, {self.budget}>"
-        )
+        return f"<Lane {self.key} {self.queue.waiting} waiting, {self.open_sessions} open, {self.breaker.state}>"

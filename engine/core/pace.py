@@ -118,7 +118,7 @@ class RefusalBudget:
 
     def give_back(self, spending: Spending, tokens: int) -> None:
         """Return what was not refused after all."""
-        spending.give_back(tokens)
+        self._count.give_back(spending, tokens)
         self._hour_spent = max(0, self._hour_spent - tokens)
 
     def blamed(self, now: float) -> bool:

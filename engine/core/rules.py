@@ -53,26 +53,39 @@ def _read(table: str) -> tuple[Rule, ...]:
 
 # Words that blame us or the message, or say that the mailbox is there: never an `invalid`.
 EXCUSES = _read("""
+sender_verify sender_rejected
+    sender verify; sender address verify; sender address reject unverified|undeliverable; verify .. sender|mailfrom; missing proper dns entries
+unverified mailbox_temporarily_unavailable 4
+    address reject unverified address
+listed_link message_rejected
+    uribl; blocklist|list url|uri|urls|link|links; url|uri|urls|link|links .. blocklist|list|#zone
 own_trouble server_busy
     system|server|local|configuration fail|problem|error; internal server|system|fail|error;
     temporary lookup|verify|system|server fail|error; configuration problem; hop|hops count|over|limit|many;
-    too many hop|hops; mail|routing|message|forward loop; loop detected|back
+    too many hop|hops; mail|routing|message|forward loop; loop detected|back; misconfigured; configuration .. invalid;
+    point|points back;
+    not create|open|write|append .. file|database|output|mailbox
 block_list ip_blocklisted
-    #zone; blocklist; block|black|reject list; SOURCE ~ list; list in|on|by|under|#host; block using;
+    #zone; blocklist; block|black|reject list; SOURCE ~ list; list in|on|by|under #host|#url|our|my|local|several; block using;
     realtime block; block by rbl; spam source; block #host; found on one or more; open relay|proxy host|list|test
 reverse_name ptr_missing
     ptr; reverse dns|name|host|verify|record|address|resolution|entry|mapping|delegation|pointer; no reverse;
     ip name; not found your host|reverse; not found .. reverse; dns ~ #ip .. fail|not;
     your ip|host|#ip .. not resolve|resolved; not resolve|resolved .. your ip|host; client host reject not found;
-    host name|names .. not match; generic dns
+    host name|names .. not match; generic dns; ip|client|host require resolve
 helo helo_rejected
     helo ~ NO|invalid|fail|match|unknown|name|resolve|fqdn|argument|string|mismatch|forged|fake|domain; helo command
 reputation ip_reputation_low
     reputation; complaints .. SOURCE
 relay relay_denied
     relay .. NO|no|access|fail|permission|attempt; NO|no relay; not to relay; not .. relay for|mail|message|through;
-    rcpthosts; not .. gateway; we not relay; not relay; not|no local|hosted|handled|served|my|our|relay domain;
-    domain .. not .. local|hosted|handled|served|here|list|relay|allow
+    rcpthosts; not|no .. gateway; insecure .. relay; not relay; not open relay; mail for|to domain|#host not|no;
+    not|no local|hosted|handle|serve|my|our|relay domain; not .. hosted|handle|serve .. domain;
+    not .. mail for .. domain|host|#host; domain .. not .. local|hosted|handle|serve|here|list|relay|allow|ours;
+    #host .. not .. hosted|handle|serve; #host not domain
+message_form policy_rejected
+    header ~ error|invalid|not|no|multiple|missing|improper; invalid data; multiple address; 8 bit .. header; message .. bare;
+    comply|compliant|conform; protection|protected
 message_authentication policy_rejected
     dkim; dmarc; domainkeys; adsp; unauthenticated mail|message; authentication level|checks|results;
     spoof|spoofed|spoofing|forged|forgery|antispoof|antispoofing|impersonation
@@ -81,10 +94,10 @@ sender_authentication sender_auth_failed
 delivery_restriction recipient_restricted
     deliver restrict; resolver rst
 login auth_required
-    too many login;
+    too many login; require .. cipher|ciphers; cipher|ciphers .. not|no;
     authentication ~ require|fail|first|reject|not|no|mechanism|invalid|unsuccessful|before|use|smtp;
     unauthenticated sender|client|user|connection|relay|submission|session; please|require|not|should .. login;
-    login ~ first|fail|again|require|reject; password ~ not|invalid|accept|require|reject|fail|application;
+    login ~ first|fail|again|require|reject; password ~ not|invalid|accept|fail|application; password require;
     anonymous .. not|mail|access; pop ~ before|first|imap
 tls tls_required
     tls ~ require|first|only|issue|encrypt|policy|reject|not|insecure; insecure connection
@@ -95,16 +108,22 @@ connections too_many_connections
 counted_refusals rate_limited
     too many .. invalid|unknown|nonexistent|fail .. recipient|user|address|mailbox|attempts;
     too many recipient .. hour|day|minutes|time|period; recipient .. too many .. hour|day|minutes;
-    directory harvest|harvesting; dha; dhap
+    directory harvest|harvesting; dha; dhap; dictionary attack; excessive .. unknown|unknowns|invalid
+mailbox_quota mailbox_full
+    BOX quota; WHO|box full; BOX .. space|storage .. over|full|limit; BOX too many mail|message; insufficient BOX storage|space;
+    BOX .. over .. storage|space|quota; space .. used up; much mail data
 recipients too_many_recipients
-    too many .. recipient|address|rcpts; max|maximum ~ recipient|rcpts; recipient .. limit|count|number .. over;
+    too many .. recipient|address|rcpts; max|maximum .. recipient|rcpts; recipient maximum;
+    recipient .. limit|count|number .. over;
     over number|maximum .. recipient; recipient limit; only one|single recipient;
     one|single recipient .. time|per|transaction|only;
     multiple|different .. recipient|domain .. transaction|same|session; multiple .. domain .. per|one
 mailbox_rate mailbox_receiving_rate
     BOX ~ receive .. rate|fast|much|frequent; receive .. mail|message .. rate|too; BOX receive limit|rate|limits
 sending_quota rate_limited
-    hour|day|relay|send .. quota|limit
+    hour|day|relay|send .. quota|limit; quota|limit .. hour|day; over .. hour|day limit
+message_over_size message_rejected
+    message size ~ over|limit
 mailbox_full mailbox_full
     WHO|box ~ full|quota; over|insufficient|out .. quota; quota .. over|full|violation|limit;
     over .. allow .. storage|quota|size; over storage|capacity; storage .. over|full; out storage space;
@@ -131,8 +150,9 @@ source_refused ip_blocked
     not accept|allow .. from .. SOURCE; mail|message from #ip|ip .. reject|block|not;
     dynamic SOURCE|address|range|pool|assigned|allocated|space; dynamically assigned; bypassing .. relay;
     your .. access .. reject|block; access .. system .. reject|block;
-    bad|unauthorized|untrusted|suspect|abusive SOURCE; ip .. send .. not authorized|allow; ban send|SOURCE;
-    direct to mx; open|insecure .. relay
+    invalid|unauthorized|untrusted|suspect|abusive|suspected ip|#ip|client|network|mta; unauthorized host;
+    sender ip ~ NO|invalid|fail; SOURCE .. abuse; unverified .. ip; not allow .. access; access .. from your; ip .. send .. not authorized|allow; ban send|SOURCE;
+    direct to mx; open .. relay
 greylist_now greylisted 4
     come back; first time .. later|again|retry|sender; new|unknown|unfamiliar sender .. later|again|retry|wait;
     try|retry|again|wait .. seconds|minutes
@@ -143,16 +163,19 @@ recipient_restricted recipient_restricted
     WHO|group|list .. only accept|receive|allow; only accept|receive|allow .. mail|message|from;
     not .. authorized|allow|permission .. send|mail|post|deliver .. WHO|group|list|@; deliver not authorized;
     WHO|group .. not accept|want|receive|allow .. mail|message .. from;
-    user|recipient reject .. mail|message|sender; sender .. not authorized|allow .. recipient|group;
-    internal|members only; block by .. recipient|user
+    user|recipient reject .. mail|message|sender; recipient .. reject .. receive|accept; sender .. not authorized|allow .. recipient|group;
+    internal|members only; block by .. recipient|user; preference|preferences; only .. sender; moderated|closed list;
+    closed|moderated|private mailing; mailing list .. not|no; not|no .. mailing list; not|no .. subscribed;
+    accept|receive mail|message .. from .. only; recipient .. not want; no bounce|bounces
 sender sender_rejected
     sender ~ NO|invalid|unknown|no|verify|fail|unverified|domain|mx|nonexistent|found|exist|list|policy;
     mailfrom ~ NO|invalid|unknown|no|verify|fail|list|domain;
     mail from ~ invalid|unknown|fail|not|verify|unverified; mail from .. reject|block|bad; sender address;
-    envelope from|sender|domain; originating domain;
+    envelope from|sender|domain; originating domain; outgoing; mailfrom|mail from ~ mismatch|owned; require .. sender;
     from|return|reply address|domain|path ~ NO|invalid|unknown|verify|fail|no|exist|missing;
     your|send domain ~ NO|invalid|fail|no|unknown;
-    your mail|address|account|user .. NO|disabled|unknown|locked|invalid;
+    your mail|address|account|user|mailbox .. NO|disabled|unknown|locked|invalid;
+    bounce to you;
     null|empty|missing|blank sender|mailfrom|from|return|reverse|envelope; bounce|bounces not accept|allow;
     identical sender; sender equals|same
 smtputf8 protocol_error
@@ -160,28 +183,34 @@ smtputf8 protocol_error
 message_size message_rejected
     message|mail|content|size .. too large|long; message|mail .. size .. over|limit|maximum|large;
     over .. message|maximum|max|mail .. size; over size; size limit|over|violation|large; size .. over|limit;
-    too large; sendsizelimit; much mail data
+    too large; sendsizelimit
 spam message_rejected
-    spam; uribl; virus; malicious; content ~ NO|match|problem|invalid|filter|policy; message|mail content;
-    looks like; score|scored; prohibited .. content|file|extension; filter|filtered; bulk mail|message;
-    abuse|abusive; mime; rfc 2822|5322
+    spam; virus; malicious; content ~ NO|match|problem|invalid|filter|policy; message|mail content;
+    looks like; score|scored; prohibited .. content|file|extension; filter|filtered; bulk; advertising|advertisement;
+    pattern detection; abuse|abusive; mime; rfc 2822|5322; protected .. content
 policy policy_rejected
     policy; administrative ~ NO|policy|action; administrator ~ NO; prohibited; permission;
     access|transaction reject; access not allow; forbidden; security; not authorized|allow|welcome|trust|trusted;
-    unauthorized; all recipient address|reject; by .. rule|rules|ruleset|acl
+    unauthorized; all recipient address|reject; by .. rule|rules|ruleset|acl; not|no allow; not|no accept mail|message|bounces from;
+    no mail|message accept .. from
 """)
 
 # About the mailbox: a 5yz at RCPT is then a refused recipient.
 MAILBOX = _read("""
+recipient_domain domain_not_found 5
+    domain unknown|invalid|nonexistent|unrouteable|disabled|locked; unknown|invalid|nonexistent|disabled domain;
+    domain name unknown|invalid; mail domain .. unknown; recipient domain .. not|no|require|disabled;
+    domain .. no|not longer; domain not .. exist|found|valid|use|used|active|registered|reachable|available
 bad_syntax mailbox_bad_syntax 5
     syntax .. address|mailbox|recipient|local|localpart; address|mailbox|recipient|local .. syntax;
     restrict|invalid characters|character .. address|local|mailbox|recipient; invalid .. address format
 moved mailbox_moved 5
     WHO .. moved; moved to; user not local; no longer on; please|try .. forward; try @; WHO .. changed; new address
 disabled mailbox_disabled
-    WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. unused; WHO .. not .. active|enabled|use|used|activated;
-    WHO .. no|not longer|more; mail not accept .. address|user|mailbox;
-    no|not longer .. active|use|used|valid|accept|work|works|monitored|with|available|employed|exist;
+    WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. unused; WHO .. not|no .. active|enabled|use|used|activated|monitored;
+    WHO|@ .. no|not longer|more; mail not accept .. address|user|mailbox;
+    no|not longer .. active|use|used|valid|accept|work|works|monitored|with|available|employed|exist|person|on;
+    mail receive disabled;
     left .. company|organization|organisation; WHO .. not|no .. receive|accept .. mail|message
 unknown_user mailbox_not_found
     WHO|@ ~ unknown|nonexistent|unrouteable|undeliverable|unallocated; WHO ~ invalid; unrouteable;
@@ -190,12 +219,16 @@ unknown_user mailbox_not_found
     no mailbox|user|account; no WHO here|by|with|name|called|named; no person|one here|by|with|name;
     not|no have .. account|mailbox|user|address; user have no mail|mailbox|account; recipientnotfound;
     not .. mailbox|user .. here|name;
-    not|no .. found .. recipient|user|mailbox|account|alias|address|directory|table|@|list;
+    not|no .. found .. recipient|person|user|mailbox|account|alias|address|directory|table|@|list;
     not .. valid|known|existing|active WHO|mail;
-    WHO|@ .. not .. valid|known|registered|here|assigned|listed|local|configured|ok|list|recognized;
+    WHO|@ .. not .. valid|known|user|registered|here|assigned|listed|local|configured|ok|list|recognized;
     recipient .. not on|in; WHO verify fail; verify fail .. @|recipient|user|mailbox; address verify .. fail;
     unknown local|virtual|to|in; not our user; local|virtual|relay|alias recipient|mailbox|user|alias table;
-    not list .. directory|domino|public; dead|mistyped|typo user|mailbox|address; not accept WHO
+    not list .. directory|domino|public; dead|mistyped|typo user|mailbox|address; not accept WHO;
+    badrcptto|validrcptto; home directory; not found .. ldap|directory|table|database;
+    no record .. WHO; no match .. WHO|directory; WHO .. no match; person not; no|not person;
+    no one .. address|mailbox|name|@;
+    mail to .. recipient|user|address|mailbox|@ .. not; not unique
 blocked_mailbox mailbox_disabled
     mailbox|account|user .. block
 """)
@@ -207,9 +240,9 @@ takes_no_mail host_accepts_no_mail 5
     no mail|smtp service|here|accept; accept no mail; no smtp service;
     domain not .. configured .. receive|accept|mail; null mx; nullmx; not mail host|exchanger
 domain_unknown domain_not_found
-    domain ~ not|no found|exist; domain ~ unknown|invalid|nonexistent|unrouteable;
+    not found|find .. host name|named; not found mail exchanger; domain ~ not|no found|exist; domain ~ unknown|invalid|nonexistent|unrouteable;
     domain not .. use|used|active|registered; host unknown; unknown host; no|not such domain|host;
-    host .. not found; no mx; not|no .. mail exchanger; domain name not; nxdomain;
+    host .. not found; no mx; not|no .. mail exchanger|host|hosts|server for domain; not|no .. mail exchanger; domain name not; nxdomain;
     host|domain name verify|resolution fail; not found .. mx; no route to; invalid destination
 """)
 
@@ -244,6 +277,9 @@ addressed policy_rejected
     your; you; client; contact
 """)
 GENERIC = _read("""
+unserved rcpt_rejected 5
+    not .. process|deliver|handle|validate|verify .. WHO|@; WHO|@ .. not .. process|deliver|handle|validate|verify;
+    not .. deliver|handle mail .. for; @ not accept .. mail|message; server reject recipient
 refused rcpt_rejected 5
     WHO|@ ~ not|fail|problem|reject|unavailable|undeliverable|unacceptable|deliver; requested action
 """)
@@ -260,13 +296,17 @@ GENERIC_WORDS = frozenset(
 # Words that say "you are refused as a source", in whatever kind of refusal.
 _SOURCE = """
     your .. SOURCE|connection|system|provider; client host; ip|#ip .. NO|list; reject|block|ban|list .. ip|#ip;
-    send ip|host; client|ip address; connection from|reject
+    send ip|host; client address; ip address #ip; connection from|reject
 """
 
+# Words that say "not for good", whatever the code says.
+_FOR_NOW = "temporary; try|again|retry later; for now"
+
 RULES: tuple[Rule, ...] = (*EXCUSES, *MAILBOX, *DOMAIN, *STATE, *POLICY, *GENERIC)
-SOURCE_BIT = 1 << len(RULES)
+SOURCE_BIT, FOR_NOW_BIT = 1 << len(RULES), 2 << len(RULES)
 PHRASES = Phrases(
     [(phrase, 1 << place) for place, rule in enumerate(RULES) for phrase in rule.phrases]
-    + [(phrase, SOURCE_BIT) for phrase in _phrases(_SOURCE)],
+    + [(phrase, SOURCE_BIT) for phrase in _phrases(_SOURCE)]
+    + [(phrase, FOR_NOW_BIT) for phrase in _phrases(_FOR_NOW)],
     WORDS,
 )

@@ -66,6 +66,6 @@ class Schedule:
         self._entry.pop(lane.key, None)
 
     def __repr__(self) -> str:
-        waiting = sum(lane.waiting for lane in self.lanes.values())
+        waiting = sum(lane.queue.waiting for lane in self.lanes.values())
         running = sum(lane.open_sessions for lane in self.lanes.values())
         return f"<Schedule {len(self.lanes)} lanes, {waiting} waiting, {running} running>"

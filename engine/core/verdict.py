@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.core.control import ControlAnswer
-from engine.core.lane import Item
 from engine.core.policy import Ladders
-from engine.core.reasons import REASONS, Category, Fault, Reach, Reason, Retry
+from engine.core.queue import Item
+from engine.core.reasons import Category, Fault, Reach, Reason, Retry
 from engine.core.result import CatchAll
 
 RECONNECTS = 2  # sessions more for an address whose session or transaction was cut short
@@ -59,7 +59,7 @@ def next_move(  # noqa: PLR0911 - one return a row of the rule
         return Next(None)
     if reason.retry is Retry.RECONNECT:
         return Next(now, Step.RECONNECT) if item.reconnects < RECONNECTS else Next(None)
-    if reason.retry is Retry.PAUSE or (reason.reach is Reach.DOMAIN and reason.fault is Fault.US):
+    if reason.retry is Retry.PAUSE and reason.reach is not Reach.NONE:
         return Next(now + (delay_s or 0.0), Step.PAUSE)
     if permanent and reason.retry is not Retry.GREYLIST:
         return Next(None)
@@ -112,9 +112,10 @@ def is_listed_refusal(reason: Reason, *, backed: bool) -> bool:
     return backed and reason.code == "mailbox_not_found"
 
 
-def ending(code: str) -> Reason:
-    """The reason of an ending of the run."""
-    reason = REASONS[code]
-    if not reason.ending:
-        raise ValueError(f"{code} is a verdict, not an ending of the run")
-    return reason
+def plain_words(code: int | None, text: str, recipient: str) -> str:
+    """A reply's code and words without the recipient: what 'refused in the same words' compares."""
+    words, recipient = text.lower(), recipient.lower()
+    local, _, domain = recipient.partition("@")
+    for echoed in (recipient, domain, local):
+        words = words.replace(echoed, "") if len(echoed) > 2 else words
+    return f"{code} {' '.join(words.split())}"

@@ -18,13 +18,16 @@ LIST_MARKS = (
 # folded: spellings. `-` holds the words without weight.
 WORDS = vocabulary("""
 -: a an the is are was were be been being has had this that it its of do does did as and so just currently le la les l
-    el il lo der die das dem den des ist est esta un une uno du de d au im ein eine hat wurde ya very really at
+    el il lo der die das dem den des ist est esta un une uno du de d au im ein eine hat wurde ya very really at ma
 user: users username benutzer benutzername empfangername nutzer utilisateur usuario utente uzytkownik gebruiker bruker
-    anvandare kayttaja customer subscriber person
-mailbox: mailboxes mbox inbox maildrop postfach boite bal casella buzon skrzynka mailfach postvak brevlada maibox
-account: accounts acct konto kontos compte cuenta conta kunde
+    anvandare kayttaja brukeren brugeren customer subscriber
+person: persona people nobody anybody somebody employee member spectator
+mailbox: mailboxes mbox inbox maildrop postfach boite bal casella casilla caixa buzon skrzynka mailfach postvak brevlada maibox mailboksen postkasse
+account: accounts acct konto konta kontos compte cuenta conta kunde benutzerkonto mailkonto rachunek
 recipient: recipients rcpt rcptto receiver addressee empfanger empfaenger destinataire destinatario destinataires
-    destinatari mottaker mottagare odbiorca ontvanger recipent reciepient
+    destinatari mottaker mottagare odbiorca ontvanger recipent reciepient adressat
+    empfaengeradresse empfangeradresse mottakeren mottagaren modtager destinatarios odbiorcy
+badrcptto: badrecipientto
 address: addresses mailaddress mailaddresses addr adresse adressen adres adresy direccion endereco indirizzo adresa
     adr
 mail: mails email emails correo courrier posta poczta courriel
@@ -34,32 +37,39 @@ mailfrom: 5321mailfrom
 sender: senders absender absenders absenderadresse expediteur emetteur remitente mittente remetente nadawca afzender
     avsender originator
 unknown: unkown unknow inconnu inconnue inconnus unbekannt unbekannter unbekannte unbekannten desconocido desconocida
-    desconhecido desconhecida sconosciuto sconosciuta nieznany nieznana okand okant onbekend ukjent unrecognized
+    desconhecido desconhecida sconosciuto sconosciuta nieznany nieznana okand okant onbekend onbekende ukjent ukjente okanda ukendt unbekanntes inconnues unrecognized
     unrecognised
-exist: exists existe existing existent existiert existieren esiste existence istnieje bestaat bestar
+exist: exists existe existing existent existiert existieren esiste existence istnieje bestaat bestar finnes findes finns hittades existerar vorhanden existuje existieren existen existem exista
 nonexistent: nonexistant inexistant inexistante inexistent inexistente inesistente
-not: nicht kein keine keinen nie pas nao niet geen inte ikke cannot cant dont doesnt isnt wont unable havent hasnt
+not: nicht kein keine keinen nie pas nao niet geen inte brak nema ikke cannot cant dont doesnt isnt wont unable havent hasnt
     wasnt arent didnt couldnt non
 found: locate located find gefunden trouve trouvee trovato trovata encontrado encontrada znaleziono
 invalid: invalide invalides ungultig ungueltig ungultige ungueltige ungultiger invalido invalida illegal incorrect
-    wrong erroneous malformed misspelled mistyped invaid bad
+    wrong errato errata erroneous malformed misspelled mistyped invaid bad
 valid: gultig gueltig valide valido deliverable
-disabled: disable deactivated deactivate desactive desactivee deaktiviert inactive inactif inaktiv inactivated
-    suspended suspend suspendu gesperrt closed ferme deleted delete geloscht geloescht terminated frozen archived
-    retired expired discontinued removed dormant cancelled canceled deprovisioned decommissioned abandoned invalidated
+disabled: disable disattivato disattivata desactivada desactivado desativada desativado deactivated deactivate desactive desactivee deaktiviert inactive inactif inaktiv inactivated
+    suspended suspend suspendu closed ferme deleted delete geloscht geloescht terminated frozen archived
+    retired expired inactivo inactiva expirado expirada discontinued nieaktywne nieaktywny inutilizzo inutilisee inativo inativa inativada removed dormant cancelled canceled deprovisioned decommissioned abandoned invalidated
 locked: lock hold
 full: pleine voll ubervoll ueberfuellt uberfullt lleno llena plein piena pieno cheia vol
 quota: quotas quote overquota kvota
-over: exceed exceeds exceeded exceeding exceds exeeded exceeed exceded uberschritten ueberschritten depasse depassee
+over: atteinte exceed exceeds exceeded exceeding exceds exeeded exceeed exceded uberschritten ueberschritten depasse depassee
     exhausted surpassed reached superata superato overdrawn excedido
 storage: speicherplatz speicher diskspace
-limit: limits limited limitation limiting
+bulk: bulkmail
+advertising: advertisement advertisements
+mismatch: mismatched mismatches mismatching
+limit: limite threshold allowance limits limited limitation limiting
+active: activa activo aktiv actif
+handle: handled handles
+serve: served serves
+such: takiego solcher solche solches tel
 unavailable: indisponible unreachable
 available: disponible verfugbar verfuegbar reachable
 temporary: temporarily temporarly temporaire temporairement vorubergehend voruebergehend temporaneamente temporalmente
     temporaneo momentarily
 reject: rejected rejects rejecting rejection refuse refused refuses refusing refuser denied deny denies denying
-    abgelehnt abgewiesen verweigert rechazado rechazada rifiutato rifiutata rejete rejetee refusee rejeitado odrzucona
+    abgelehnt abgewiesen verweigert rechazado rechazada rifiutato rifiutata rejete rejetee rejetes abgewiesene weigert refusee rejeitado odrzucona
     odrzucono zuruckgewiesen declined decline disallowed
 accept: accepted accepts accepting acceptable accepte aceptado accettato akzeptiert angenommen odbiera
 unacceptable: unaccepted unwelcome
@@ -67,6 +77,7 @@ allow: allowed permit permitted erlaubt autorise permitido consentito permits al
 authorized: authorised authorization authorisation authorize authorise
 unauthorized: unauthorised
 block: blocked blocking blocks bloque bloquee bloqueado bloqueada bloccato bloccata geblockt blockiert geblokkeerd
+    zablokowane zablokowany gesperrt gesperrte bloquees sperret
 ban: banned banning
 list: listed listing lists gelistet liste listado
 blocklist: blocklists blocklisted blacklist blacklists blacklisted blacklisting denylist denylisted rbl rbls dnsbl
@@ -74,7 +85,7 @@ blocklist: blocklists blocklisted blacklist blacklists blacklisted blacklisting 
 whitelist: whitelisted allowlist allowlisted whitelisting
 #zone: spamhaus spamcop sorbs abusix uceprotect barracudacentral invaluement backscatterer mailspike njabl spamrl
     dnswl manitu nixspam swinog psbl surriel senderscore cbl abuseat
-ip: ipv4 ipv6
+ip: ips ipv4 ipv6
 host: hosts hostname hostnames machine smtpclient
 server: servers serveur mta
 client: clients
@@ -83,12 +94,15 @@ reputation: reputations sbrs senderbase
 ptr: rdns fcrdns
 helo: ehlo
 dynamic: dialup dsl residential dul dial
-relay: relaying relayed relays weiterleitung
-spam: spams spamming spammer spammers spamlike antispam junk junkmail unsolicited uce ube phishing phish phishy
+access: zugriff acces acceso accesso
+known: bekannt connu conocido conosciuto conhecido znany
+relay: relais weiterleiten relaying relayed relays weiterleitung
+spam: antyspamowy spams spamming spammer spammers spamlike antispam junk junkmail unsolicited uce ube phishing phish phishy
     malware worm suspicious
 virus: viruses viren trojan infected
 uribl: surbl dbl
-content: contents inhalt attachment attachments anhang header headers subject body
+content: contents inhalt attachment attachments anhang subject body
+header: headers
 large: big huge
 size: taille grosse groesse sizelimit
 policy: policies mailpolicy richtlinie richtlinien politique politica
@@ -105,7 +119,7 @@ require: required requires requirement requirements must need needs needed neces
 fail: failed fails failure failing failures echoue fehlgeschlagen
 error: errors fehler erreur
 verify: verified verification validate validated validation callout callback checked check lookup
-unverified: unverifiable unvalidated
+unverified: unverifiable unverifyable unverifable unvalidated
 greylist: greylisted greylisting graylist graylisted graylisting postgrey milter-greylist greylists
 later: spater spaeter shortly ulterieurement
 again: nochmal erneut
@@ -131,6 +145,7 @@ space: disk
 shutdown: shutting
 loop: loops looping
 timeout: timed
+outgoing: outbound outbounds
 domain: domains domaine dominio domane domaene domena
 unrouteable: unroutable
 command: commands

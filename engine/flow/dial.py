@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.core.brake import IdentityBrake
 from engine.core.identity import Identity, Job
 from engine.core.policy import Policy, PolicySet, ReplyRow
-from engine.core.reasons import Reach, Stage
+from engine.core.reasons import Fault, Reach, Stage
 from engine.flow.judged import Judged, judge_ended
 from engine.net.session import Endpoint, Session, SessionEnded
-from engine.store.journal import Journal
+from engine.store.audit import AuditRow
+from engine.store.journal import Journal, Outcome
 from engine.store.state import State
+from engine.store.writer import Ticket
 
 MAX_HOSTS = 3
 MAX_ADDRESSES = 2
@@ -43,7 +46,21 @@ class Desk:
     one_attempt: bool = False  # `check` asks once and says what a run would do next
     draining: bool = False  # nothing more is asked; sessions say QUIT
     brake: IdentityBrake = field(default_factory=IdentityBrake)
+    failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
     suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
+
+    def write(self, outcomes: Sequence[Outcome], rows: Sequence[AuditRow]) -> None:
+        """Replies to the journal, and then the audit's head to the state; nobody waits for it."""
+        self.journal.record(outcomes, rows).then(self._written)
+
+    def _written(self, ticket: Ticket[Any]) -> None:
+        try:
+            head = ticket.wait()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run must not go on without its journal
+            self.failed(error)
+            return
+        if head is not None:
+            self.state.put_head(self.job.id, head.seq, head.hash)
 
 
 @dataclass(slots=True)
@@ -81,6 +98,8 @@ def dial(desk: Desk, policy: Policy, site: SiteHosts, *, eai: bool = False) -> L
         endpoints.sort(key=lambda endpoint: endpoint.host in site.without_utf8)
     line = Line()
     for endpoint in endpoints:
+        if desk.draining:
+            return line
         claimed = desk.policies.claiming(endpoint.host)
         line.rows = (claimed or policy).replies
         line.endpoint = endpoint
@@ -88,9 +107,8 @@ def dial(desk: Desk, policy: Policy, site: SiteHosts, *, eai: bool = False) -> L
         try:
             session.open()
         except SessionEnded as ended:
-            session.close()
             line.failure = judge_ended(ended, line.rows)
-            if line.failure.reach is not Reach.NONE or (ended.reply and line.failure.reason.code not in _OWN_STATE):
+            if not _next_may_try(line.failure):
                 return line
         else:
             line.session, line.failure = session, None
@@ -98,3 +116,12 @@ def dial(desk: Desk, policy: Policy, site: SiteHosts, *, eai: bool = False) -> L
     if line.failure is None:
         line.failure = judge_ended(SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address to dial"), ())
     return line
+
+
+def _next_may_try(failure: Judged) -> bool:
+    """Whether the host could not be reached, or said 4yz of its own state and nothing of us."""
+    if failure.reach is not Reach.NONE:
+        return False
+    if failure.answer.reply is not None:
+        return not failure.permanent and failure.reason.code in _OWN_STATE
+    return failure.reason.fault is Fault.NETWORK

@@ -21,7 +21,7 @@ from engine.core.identity import Consent, Identity, Job
 from engine.core.reasons import Stage
 from engine.core.result import CatchAll, Result
 from engine.flow.intake import Intake, IntakeRow
-from engine.store.journal import DISPOSABLE, FREE, ROLE, TAGGED, Journal, NewRow
+from engine.store.journal import DISPOSABLE, FREE, ROLE, SETTLED, TAGGED, Journal, NewRow
 from engine.store.writer import Writer
 
 CHUNK = 2000  # rows a transaction of intake
@@ -90,6 +90,7 @@ def open_job(path: Path, writer: Writer, job: Job, *, resume: bool, output: Path
             if finished:
                 journal.put("finished_at", None)
                 journal.reopen()
+            journal.begin(known["id"])
             return journal, _job(known, job), bool(journal.get("sealed"))
         journal.close()
         if not finished:
@@ -178,8 +179,10 @@ def result_of(row: dict[str, Any]) -> Result:
     """A journal row as its Result."""
     bits = row["flags"]
     parsed = row["domain"] is not None
+    # What is not settled is no verdict: who reads a run that was stopped sees so.
+    reason = row["reason"] if row["state"] >= SETTLED else "cancelled"
     return Result.of(
-        row["reason"], address=row["row_text"], normalized=row["key"] if parsed else "", detail=row["detail"],
+        reason, address=row["row_text"], normalized=row["key"] if parsed else "", detail=row["detail"],
         stage=Stage(row["stage"]), probed=bool(row["probed"]), provider=row["provider"], mx_host=row["mx_host"],
         mx_ip=row["mx_ip"], source_ip=row["source_ip"], smtp_code=row["code"], enhanced_code=row["enhanced"],
         smtp_text=row["text"], catch_all=CatchAll(row["catch_all"]), role=bool(bits & ROLE),

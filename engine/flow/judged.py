@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from engine.core.classify import classify
 from engine.core.policy import ReplyRow
 from engine.core.reasons import REASONS, Category, Reach, Reason, Stage
+from engine.core.verdict import plain_words
 from engine.net.session import Answer, SessionEnded
 
 
@@ -31,7 +32,9 @@ class Judged:
     @property
     def refusal(self) -> bool:
         """Whether the server will have counted it among our unknown recipients: a 5yz, or no answer, at RCPT."""
-        return self.answer.stage is Stage.RCPT and (self.answer.reply is None or self.permanent)
+        if self.answer.reply is None:  # pipelined RCPTs have left with the MAIL that was not answered
+            return self.answer.stage in (Stage.MAIL, Stage.RCPT)
+        return self.answer.stage is Stage.RCPT and self.permanent
 
     @property
     def unbacked(self) -> bool:
@@ -42,14 +45,7 @@ class Judged:
     def words(self) -> str:
         """The reply's code and words without the recipient: what 'refused in the same words' compares."""
         reply = self.answer.reply
-        if reply is None:
-            return ""
-        recipient = self.answer.recipient.lower()
-        local, _, domain = recipient.partition("@")
-        words = reply.text.lower()
-        for echoed in (recipient, domain, local):
-            words = words.replace(echoed, "") if len(echoed) > 2 else words
-        return f"{reply.code} {' '.join(words.split())}"
+        return plain_words(reply.code, reply.text, self.answer.recipient) if reply else ""
 
 
 def judge(answer: Answer, rows: Sequence[ReplyRow], detail: str = "") -> Judged:

@@ -14,12 +14,12 @@ from ipaddress import ip_address
 from typing import Any
 
 import gevent
-import structlog
 from gevent import socket
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from engine.flow.job import WrongUse
+from engine.log import log
 from engine.metrics import CONTENT_TYPE, Metrics
 
 CONNECTIONS = 8  # a scraper and an orchestrator need one each
@@ -95,7 +95,7 @@ class Listener:
         try:
             status, kind, body = self._page(environ)
         except Exception:  # noqa: BLE001 - whatever it is: the scraper gets a 500, the log the rest
-            structlog.get_logger().exception("page_failed", path=environ["PATH_INFO"])
+            log.exception("page_failed", path=environ["PATH_INFO"])
             status, kind, body = "500 Internal Server Error", _PLAIN, b"an error of the engine's; its log tells more\n"
         headers = [
             ("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close"),

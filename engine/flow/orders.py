@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import gevent
+from gevent.pool import Group
 
 from engine.core.address import BadAddress, parse
 from engine.core.identity import Identity, Mode
@@ -35,15 +36,20 @@ class OrderDesk:
         self._run = run
         self._identity = identity
         self._suppression = suppression
+        self._at_work = Group()
 
     def serve(self) -> None:
         """Look once a second, until killed."""
         again = True  # orders that a dead holder took and never answered
         while True:
             for order in self._run.state.take_orders(self._identity.key, time.time(), again=again):
-                gevent.spawn(self._obey, order)
+                self._at_work.spawn(self._obey, order)
             again = False
             gevent.sleep(LOOK_EVERY_S)
+
+    def close(self) -> None:
+        """The run ends: whoever still waits for an answer waits in vain."""
+        self._at_work.kill()
 
     def _obey(self, order: Order) -> None:
         note = f"{order.kind} by {order.by}: {order.why}"
@@ -63,12 +69,13 @@ class OrderDesk:
             new_row(IntakeRow(-(order.id * MAX_CHECKED + place) - 1, (), text), self._suppression)
             for place, text in enumerate(texts)
         ]
-        run.journal.add_rows(rows)
-        for row in rows:
+        new = [row for row in rows if run.journal.row_of(row.key) is None]
+        run.journal.add_rows(new)
+        for row in new:
             if row.domain and not row.reason:
                 run.journal.reroute(row.domain)
         run.survey()
-        for row in rows:
+        for row in new:  # what the job has already waits in its queue, and is asked once
             run.ask_first(row.key)
         deadline = time.monotonic() + PATIENCE_S
         return {"results": [self._answered(row.key, deadline) for row in rows]}

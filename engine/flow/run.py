@@ -17,11 +17,12 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 
+from engine.core.brake import SITES
 from engine.core.identity import Identity, Job, Mode
 from engine.core.lane import Lane, Visit
 from engine.core.policy import PolicySet
 from engine.core.schedule import Schedule, Wait
-from engine.flow.dial import Desk, SiteHosts
+from engine.flow.dial import Desk
 from engine.flow.knock import knock
 from engine.flow.supply import Supply
 from engine.flow.survey import Survey
@@ -80,11 +81,12 @@ class Run:
         self._supply = Supply(journal, state, settings.policies, self.schedule, job.mode)
         self._wake = Event()
         self._stopped = ""
+        self._failed: Exception | None = None
         self._desk = Desk(
             job=job, identity=settings.identity or Identity("none", "", ""), policies=settings.policies,
             journal=journal, state=state, secret=state.secret(), port=settings.port, clock=time.monotonic,
             wall=time.time, stamp=stamp, jitter=lambda: random.uniform(0, 0.1), transcript=transcript,
-            one_attempt=settings.one_attempt,
+            one_attempt=settings.one_attempt, failed=self.fail,
         )  # fmt: skip
 
     # --- phases -----------------------------------------------------------------------------------------------
@@ -100,6 +102,8 @@ class Run:
     def probe(self) -> bool:
         """Ask whatever waits; True when nothing is left, False after `stop`."""
         self.snapshot.phase = "probing"
+        for key, unbacked in self.journal.last_sites(SITES):
+            self._desk.brake.answered(key, unbacked=unbacked)
         deadline, ending = self._deadline()
         while not self._stopped:
             now = time.monotonic()
@@ -117,13 +121,29 @@ class Run:
                 continue
             if not self._waits():
                 break
+            if turn.until is None and not len(self._pool) and self._supply.look_at is None:
+                self._unstick()
+                continue
             moments = [moment for moment in (turn.until, deadline, self._supply.look_at) if moment is not None]
             self._wake.wait(min(moments) - now if moments else None)
         self.drain()
+        if self._failed is not None:
+            raise self._failed
         if self._stopped:
             return False
-        self.journal.settle_refused(None, "refusals_suspect" if self._desk.suspect else "rcpt_rejected").wait()
+        self._conclude()
         return True
+
+    def _conclude(self) -> None:
+        """The work is done, or ended: what is provisional still gets what its evidence is worth.
+
+        Refusals in a lane that is still in doubt, or not through with its work, are no verdicts; nor is an acceptance
+        whose control was never answered.
+        """
+        for lane in self.schedule.lanes.values():
+            self.journal.end("deadline_exceeded", stamp(), lane=lane.key)
+        self.journal.settle_refused("refusals_suspect" if self._desk.suspect else "rcpt_rejected")
+        self.journal.end("cancelled", stamp()).wait()
 
     def stop(self, why: str = "stopped") -> None:
         """Start nothing more; sessions in flight end by QUIT. Safe to call from a signal's greenlet."""
@@ -135,6 +155,11 @@ class Run:
         """Put an address of the journal ahead of the queues, within the same limits (an order's `check`)."""
         self._supply.ask_first(key, time.monotonic())
         self._wake.set()
+
+    def fail(self, error: Exception) -> None:
+        """Stop because of a fault; `probe` raises the first one after sessions in flight have ended."""
+        self._failed = self._failed or error
+        self.stop("failed")
 
     def watch(self) -> Snapshot:
         """The state of the run now."""
@@ -158,38 +183,47 @@ class Run:
     # --- sessions ---------------------------------------------------------------------------------------------
 
     def _visit(self, visit: Visit) -> None:
-        site = self._supply.sites[visit.site]
+        lane = visit.lane
         try:
+            site = self._supply.sites[visit.site]
             if self.job.mode is Mode.STANDARD:
                 knock(self._desk, visit, site)
             else:
                 Call(self._desk, visit, site).run()
-        finally:
-            self._after(visit.lane, site)
+            self._after(lane)
+        except Exception as error:  # noqa: BLE001 - a fault of ours or of the disk ends the run, and nothing is lost
+            self.fail(error)
 
-    def _after(self, lane: Lane, site: SiteHosts) -> None:
+    def _after(self, lane: Lane) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
         now = time.monotonic()
-        self._supply.refill(lane, site, now)
+        self._supply.refill(lane, now)
         self._give_up(lane, now)
         self.schedule.touch(lane, now)
-        if self._supply.finished(lane, site):
+        if self._supply.finished(lane):
             self._supply.retire(lane)
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """What stayed closed to us for the policy's give_up in one piece ends what waits there."""
-        give_up_s = lane.policy.retry.give_up_s
+        give_up_s, queue = lane.policy.retry.give_up_s, lane.queue
         if lane.breaker.gives_up(now, give_up_s):
-            sites = {domain.site for domain in lane.domains.values()}
-            for domain in list(lane.domains.values()):
-                lane.drop_domain(domain)
-            self.journal.end("provider_paused", stamp(), site_ids=[self._supply.sites[key].id for key in sites])
+            for domain in list(queue.domains.values()):
+                queue.drop_domain(domain)
+            self._supply.forget_more(lane)
+            self.journal.end("provider_paused", stamp(), lane=lane.key)
             return
-        for domain in list(lane.domains.values()):
-            if domain.hold is not None and domain.hold.gives_up(now, give_up_s):
-                lane.drop_domain(domain)
-                self.journal.end("domain_refuses_us", stamp(), domain_id=domain.id)
-                domain.hold = None
+        for domain in [domain for domain in queue.held() if domain.hold and domain.hold.gives_up(now, give_up_s)]:
+            queue.drop_domain(domain)
+            self.journal.end("domain_refuses_us", stamp(), domain_id=domain.id)
+            domain.hold = None
+            queue.forget(domain)
+
+    def _unstick(self) -> None:
+        """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours."""
+        for lane in list(self.schedule.lanes.values()):
+            if not lane.idle:
+                raise RuntimeError(f"{lane!r} waits for nothing: {lane.queue!r} {lane.brake!r} {lane.breaker!r}")
+            self._supply.retire(lane)
 
     def _waits(self) -> bool:
         return bool(len(self._pool)) or bool(self.schedule.lanes) or self._supply.look_at is not None

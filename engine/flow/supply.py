@@ -10,9 +10,11 @@ import time
 
 from engine.core.control import ControlAnswer
 from engine.core.identity import Mode
-from engine.core.lane import Item, Lane
+from engine.core.lane import Lane
 from engine.core.policy import PolicySet
+from engine.core.queue import Item
 from engine.core.schedule import Schedule
+from engine.core.verdict import plain_words
 from engine.flow.dial import SiteHosts
 from engine.flow.survey import unpack_hosts
 from engine.store.journal import WAITING, Journal, Load, Pending, Site
@@ -37,40 +39,54 @@ class Supply:
         self._schedule = schedule
         self._mode = mode
         self._after = 0
-        self._more: dict[int, int] = {}  # site id -> last address id in memory, where the journal has more
+        self._more: dict[str, dict[int, tuple[str, int]]] = {}  # lane -> site id -> (key, last address id in memory)
+        self._lane_sites: dict[str, set[str]] = {}
+        self._reading: set[str] = set()  # lanes for which a page is being read
 
     def fill(self, now: float) -> None:
         """Take in sites and addresses while there is room."""
         if self.look_at is None or now < self.look_at:
             return
-        held = sum(lane.waiting for lane in self._schedule.lanes.values())
+        held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
         while held < IN_MEMORY:
             loads = self._journal.load(self._after, SITES_AT_ONCE, SITE_SHARE)
             held += self._take_in(loads, now)
             if len(loads) < SITES_AT_ONCE:
                 self.look_at = None
+                for lane in [lane for lane in self._schedule.lanes.values() if self.finished(lane)]:
+                    self.retire(lane)
                 return
             self._after = loads[-1].site.id
         self.look_at = now + EVERY_S
 
-    def refill(self, lane: Lane, site: SiteHosts, now: float) -> None:
-        """More of a site's addresses, when few are left in memory."""
-        after = self._more.get(site.id)
-        if after is None or lane.waiting >= SITE_SHARE // 4:
-            return
-        pending = self._journal.waiting(site.id, after, SITE_SHARE)
-        self._know({lane.key: lane}, self._meet(lane, site.key, pending), now, lanes_are_new=False)
-        self._queue(lane, site.id, pending, now)
+    def refill(self, lane: Lane, now: float) -> None:
+        """More of a lane's addresses, when few are left in memory."""
+        more = self._more.get(lane.key)
+        while more and lane.queue.waiting < SITE_SHARE // 4 and lane.key not in self._reading:
+            site_id = next(iter(more))
+            key, after = more.pop(site_id)
+            self._reading.add(lane.key)
+            try:
+                pending = self._journal.waiting(site_id, after, SITE_SHARE)
+                self._know({lane.key: lane}, self._meet(lane, key, pending), now, lanes_are_new=False)
+                self._queue(lane, key, site_id, pending, now)
+            finally:
+                self._reading.discard(lane.key)
 
-    def finished(self, lane: Lane, site: SiteHosts) -> bool:
+    def finished(self, lane: Lane) -> bool:
         """Whether nothing more can come for this lane, so that it may leave memory."""
-        return lane.idle and site.id not in self._more and (self.look_at is None or lane.policy.scope == "site")
+        busy = lane.key in self._reading or self._more.get(lane.key)
+        return lane.idle and not busy and (self.look_at is None or lane.policy.scope == "site")
 
     def retire(self, lane: Lane) -> None:
         """Forget a lane whose work is done; its windows live on in the identity state."""
-        for key in {domain.site for domain in lane.domains.values()}:
+        for key in self._lane_sites.pop(lane.key, ()):
             self.sites.pop(key, None)
         self._schedule.retire(lane)
+
+    def forget_more(self, lane: Lane) -> None:
+        """Its addresses were ended in the journal: nothing more of it is to be read."""
+        self._more.pop(lane.key, None)
 
     def ask_first(self, key: str, now: float) -> None:
         """Put an address of the journal ahead of its queue (an order's `check`)."""
@@ -81,10 +97,10 @@ class Supply:
         new = site.lane not in self._schedule.lanes
         lane = self._lane(site)
         item = Item(row["id"], row["local"], row["domain"])
-        domains = {row["domain"]: (lane, site.key)} if row["domain"] not in lane.domains else {}
-        lane.domain(row["domain"], row["domain_id"], site.key)
+        domains = {row["domain"]: (lane, site.key)} if row["domain"] not in lane.queue.domains else {}
+        lane.queue.domain(row["domain"], row["domain_id"], site.key)
         self._know({lane.key: lane}, domains, now, lanes_are_new=new)
-        lane.add(item, now, first=True)
+        lane.queue.add(item, now, first=True)
         self._schedule.touch(lane, now)
 
     # --- inside -----------------------------------------------------------------------------------------------
@@ -97,37 +113,36 @@ class Supply:
             lane = self._lane(load.site)
             if self._mode is Mode.ENHANCED:
                 met.update(self._meet(lane, load.site.key, load.pending))
-                for domain_id, name in load.unconfirmed:
-                    lane.domain(name, domain_id, load.site.key)
+                for domain_id, name in [*load.unconfirmed, *(each[:2] for each in load.unbacked)]:
+                    lane.queue.domain(name, domain_id, load.site.key)
         self._know(new, met, now, lanes_are_new=True)
         for load in loads:
             lane = self._lane(load.site)
             held += self._work(lane, load, now)
             self._schedule.touch(lane, now)
-            if lane.idle:
+        for lane in {id(lane): lane for lane in map(self._lane, (load.site for load in loads))}.values():
+            if self.finished(lane):
                 self.retire(lane)
         return held
 
     def _work(self, lane: Lane, load: Load, now: float) -> int:
         if self._mode is Mode.STANDARD:
-            lane.domain(load.site.key, 0, load.site.key).control = ControlAnswer.REFUSES
-            lane.add(Item(-load.site.id, "", load.site.key), now)
+            lane.queue.domain(load.site.key, 0, load.site.key).control = ControlAnswer.REFUSES
+            lane.queue.add(Item(-load.site.id, "", load.site.key), now)
             return 1
-        self._queue(lane, load.site.id, load.pending, now)
+        self._queue(lane, load.site.key, load.site.id, load.pending, now)
         for _, name in load.unconfirmed:
-            lane.want_control(lane.domains[name], now, now)
-        for name, words in load.unbacked:
-            lane.brake.refused(name, words, now)
+            lane.queue.want_control(lane.queue.domains[name], now, now)
+        for _, name, code, text, local in load.unbacked:
+            lane.brake.refused(name, plain_words(code, text, f"{local}@{name}"), now)
         return len(load.pending)
 
-    def _queue(self, lane: Lane, site_id: int, pending: list[Pending], now: float) -> None:
+    def _queue(self, lane: Lane, key: str, site_id: int, pending: list[Pending], now: float) -> None:
         if len(pending) == SITE_SHARE:
-            self._more[site_id] = pending[-1].id
-        else:
-            self._more.pop(site_id, None)
+            self._more.setdefault(lane.key, {})[site_id] = (key, pending[-1].id)
         wall = time.time()
         for one in pending:
-            lane.add(_item(one), now, now + max(0.0, one.next_at - wall) if one.next_at else 0.0)
+            lane.queue.add(_item(one), now, now + max(0.0, one.next_at - wall) if one.next_at else 0.0)
 
     def _lane(self, site: Site) -> Lane:
         lane = self._schedule.lanes.get(site.lane)
@@ -135,6 +150,7 @@ class Supply:
             lane = Lane(site.lane, self._policies.named(site.policy) or self._policies.default)
             self._schedule.add(lane)
         if site.key not in self.sites:
+            self._lane_sites.setdefault(site.lane, set()).add(site.key)
             self.sites[site.key] = SiteHosts(site.id, site.key, unpack_hosts(site.hosts))
         return lane
 
@@ -143,8 +159,8 @@ class Supply:
         """The domains that are new to the lane."""
         met = {}
         for one in pending:
-            if one.domain not in lane.domains:
-                lane.domain(one.domain, one.domain_id, site_key)
+            if one.domain not in lane.queue.domains:
+                lane.queue.domain(one.domain, one.domain_id, site_key)
                 met[one.domain] = (lane, site_key)
         return met
 
@@ -166,9 +182,9 @@ class Supply:
         for name, (lane, site_key) in met.items():
             fact = facts.get(name)
             if name in lane.policy.control.refuses_unknown_domains:
-                lane.domains[name].control = ControlAnswer.REFUSES
+                lane.queue.domains[name].control = ControlAnswer.REFUSES
             elif fact is not None and fact.site == site_key:
-                lane.domains[name].control = ControlAnswer(fact.answer)
+                lane.queue.domains[name].control = ControlAnswer(fact.answer)
 
 
 def _item(one: Pending) -> Item:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 import gevent
+from gevent.event import Event
 
 from engine.core.ceiling import Ceiling, ceilings
 from engine.core.identity import Consent, Identity, Job, Mode
@@ -92,6 +93,7 @@ class Verification:
         self._writer = Writer()
         self._journal: Journal | None = None
         self._stream: Stream | None = None
+        self._broken: OSError | None = None
 
     def __enter__(self) -> Verification:
         return self
@@ -111,16 +113,25 @@ class Verification:
             request.consent, mail_settings(request.identity if request.connect else None),
         )  # fmt: skip
         with self._lock(job):
-            journal, job, sealed = open_job(
-                request.journal, self._writer, job, resume=request.resume, output=request.output
-            )
-            self._journal, self.job = journal, job
-            request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            state = State(self._writer, request.state)
-            if not sealed:
-                journal.clear_input()
-                take_in(request.intake, journal, request.suppression)
-            return self._go(job, journal, state)
+            resolver = Resolver(
+                request.dns, allow_private=request.allow_private,
+                ipv6=bool(request.identity and request.identity.public_v6),
+            )  # fmt: skip
+            try:
+                notes = self._preflight(resolver)
+                journal, job, sealed = open_job(
+                    request.journal, self._writer, job, resume=request.resume, output=request.output
+                )
+                self._journal, self.job = journal, job
+                request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                state = State(self._writer, request.state)
+                journal.audit(notes).wait()
+                if not sealed:
+                    journal.clear_input()
+                    take_in(request.intake, journal, request.suppression)
+                return self._go(job, journal, state, resolver)
+            finally:
+                resolver.close()
 
     def stop(self) -> None:
         """Start nothing more; what is settled stays settled. Safe from a signal's greenlet."""
@@ -142,21 +153,20 @@ class Verification:
         assert self._journal is not None, "run() comes first"
         return self._journal.counts()
 
-    def _go(self, job: Job, journal: Journal, state: State) -> bool:
+    def _go(self, job: Job, journal: Journal, state: State, resolver: Resolver) -> bool:
         request = self.request
-        resolver = Resolver(
-            request.dns, allow_private=request.allow_private, ipv6=bool(request.identity and request.identity.public_v6)
-        )
         settings = Settings(
             request.identity, request.policies, request.smtp_port, request.concurrency, request.connect,
             request.deadline_s, request.one_attempt,
         )  # fmt: skip
         self._run = run = Run(job, settings, journal, state, resolver, transcript=request.transcript)
-        beside = [gevent.spawn(self._tell, journal)]
-        if request.identity is not None and request.connect:
-            beside.append(gevent.spawn(OrderDesk(run, request.identity, request.suppression).serve))
+        if self._stopped:
+            run.stop()
+        over = Event()
+        teller = gevent.spawn(self._tell, journal, over)
+        desk = OrderDesk(run, request.identity, request.suppression) if request.identity and request.connect else None
+        clerk = gevent.spawn(desk.serve) if desk else None
         try:
-            self._preflight(resolver, journal)
             run.survey()
             if self._forecast is not None and not self._stopped:
                 self._forecast(forecast(journal, request.policies))
@@ -166,20 +176,21 @@ class Verification:
             run.drain()
             raise
         finally:
-            gevent.killall(beside)
-            resolver.close()
+            over.set()
+            teller.join()
+            if desk is not None and clerk is not None:
+                clerk.kill()
+                desk.close()
+        self._write(journal, part=not done)
         if done:
-            self._write(journal, part=False)
             journal.put("finished_at", stamp())
-        else:
-            self._write(journal, part=True)
         return done
 
-    def _preflight(self, resolver: Resolver, journal: Journal) -> None:
-        """An Enhanced run asks only from a source that is fit to be seen; an accepted risk is audited."""
+    def _preflight(self, resolver: Resolver) -> list[AuditRow]:
+        """An Enhanced run asks only from a source that is fit to be seen; what it goes on in spite of is audited."""
         request = self.request
         if request.identity is None or not request.connect or request.mode is not Mode.ENHANCED:
-            return
+            return []
         findings = preflight(request.identity, resolver, allow_private=request.allow_private)
         failed = [finding.say for finding in findings if finding.outcome is Check.FAIL]
         if failed and not request.accepted_risk:
@@ -190,12 +201,11 @@ class Verification:
             )
         accepted = f"accepted risk: {request.accepted_risk}" if failed else ""
         private = "private addresses admitted" if request.allow_private else ""
-        rows = [
+        return [
             AuditRow(at=time.time(), kind="policy", identity=request.identity.key, note=note)
             for note in (accepted, private)
             if note
         ]
-        journal.audit(rows).wait()
 
     def _lock(self, job: Job) -> AbstractContextManager[object]:
         request = self.request
@@ -209,17 +219,23 @@ class Verification:
         except HeldByOther as held:
             raise Held(str(held)) from held
 
-    def _tell(self, journal: Journal) -> None:
-        """Rows to a pipe as they settle; for a file, the part every 15 minutes."""
-        while True:
-            gevent.sleep(PIPE_EVERY_S if self.request.pipe else PART_EVERY_S)
-            self._write(journal, part=True)
+    def _tell(self, journal: Journal, over: Event) -> None:
+        """Rows to a pipe as they settle; for a file, the part every 15 minutes. Ends between two writes."""
+        while not over.wait(PIPE_EVERY_S if self.request.pipe else PART_EVERY_S):
+            try:
+                self._write(journal, part=True)
+            except OSError as error:  # nobody reads the pipe any more
+                self._broken = error
+                self.stop()
+                return
 
     def _write(self, journal: Journal, *, part: bool) -> None:
         request = self.request
         header, source = tuple(journal.get("header") or ()), journal.get("format") or "lines"
         delimiter = request.intake.delimiter
         if request.pipe is not None:
+            if self._broken is not None:
+                raise self._broken
             if self._stream is None:
                 self._stream = Stream(request.pipe, Layout(header, source, output_format("-", source), delimiter))
             while rows := journal.untold():

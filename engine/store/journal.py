@@ -2,7 +2,7 @@
 
 1. The input is in here whole before the first probe; the journal alone can finish the job.
 2. An address moves NEW -> WAITING -> PROVISIONAL -> SETTLED, or to ENDED, which a resume takes up again.
-   A settled verdict never changes: every update of a verdict says `state < SETTLED`.
+   A settled verdict never changes: no update of a verdict touches a SETTLED row.
 3. An audit row and the address state that it proves are one transaction.
 4. Functions named `_do_*` run on the store's thread: they touch the connection and nothing else.
 """
@@ -129,13 +129,13 @@ class Site:
 class Load:
     """A site with its work: what waits, domains whose accepted addresses lack a control, and its unbacked refusals.
 
-    `unconfirmed` holds (domain id, name), `unbacked` (domain, reply text) from the oldest on.
+    `unconfirmed` holds (domain id, name), `unbacked` (domain id, name, reply code, text, local part), oldest first.
     """
 
     site: Site
     pending: list[Pending]
     unconfirmed: list[tuple[int, str]]
-    unbacked: list[tuple[str, str]]
+    unbacked: list[tuple[int, str, int, str, str]]
 
 
 @dataclass(slots=True)
@@ -200,7 +200,8 @@ class Journal:
 
     def reopen(self) -> int:
         """Take up again what a finished or stopped run ended without a verdict; says how many."""
-        query = "UPDATE addresses SET state = ?, next_at = 0 WHERE state = ?"
+        query = """UPDATE addresses SET state = ?, next_at = 0, greylist_steps = 0, tempfail_steps = 0, reconnects = 0,
+                          first_at = NULL, reason = '', told = 0 WHERE state = ?"""
         return self._writer.call(lambda c: c.execute(query, (WAITING, ENDED)).rowcount, self._db)
 
     # --- work -------------------------------------------------------------------------------------------------
@@ -216,11 +217,23 @@ class Journal:
     def accepted_local(self, site_id: int) -> tuple[str, str] | None:
         """(local part, domain) of an address of this job that the site accepted, or None."""
         query = """SELECT a.local, d.name FROM addresses a JOIN domains d ON d.id = a.domain_id
-                   WHERE a.site_id = ? AND a.code BETWEEN 200 AND 299 AND a.stage = 'rcpt' LIMIT 1"""
+                   WHERE a.site_id = ? AND a.code BETWEEN 200 AND 299 AND a.stage = 'rcpt'
+                   AND a.local NOT GLOB '*[^ -~]*' LIMIT 1"""
 
         def do(conn: sqlite3.Connection) -> tuple[str, str] | None:
             found: tuple[str, str] | None = conn.execute(query, (site_id,)).fetchone()
             return found
+
+        return self._writer.read(self._db, do)
+
+    def last_sites(self, limit: int) -> list[tuple[str, bool]]:
+        """(site key, whether its last answer was an unbacked refusal) of the sites that answered last, oldest first."""
+        query = """SELECT s.key, a.reason IN ('rcpt_rejected', 'refusals_suspect'), MAX(a.checked_at) FROM addresses a
+                   JOIN sites s ON s.id = a.site_id WHERE a.stage = 'rcpt' AND a.code IS NOT NULL
+                   GROUP BY a.site_id ORDER BY 3 DESC LIMIT ?"""
+
+        def do(conn: sqlite3.Connection) -> list[tuple[str, bool]]:
+            return [(key, bool(unbacked)) for key, unbacked, _ in reversed(conn.execute(query, (limit,)).fetchall())]
 
         return self._writer.read(self._db, do)
 
@@ -234,16 +247,13 @@ class Journal:
                    WHERE domain_id = ? AND state = 2 AND reason = 'rcpt_ok'"""
         return self._writer.enqueue(self._db, lambda c: c.execute(query, (reason, catch_all, domain_id)).rowcount)
 
-    def settle_refused(self, site_ids: Sequence[int] | None, reason: str = "rcpt_rejected") -> Ticket[int]:
-        """Unbacked refusals of these sites (None: of all) stand, or become `refusals_suspect`."""
+    def settle_refused(
+        self, reason: str = "rcpt_rejected", *, site_id: int | None = None, lane: str | None = None
+    ) -> Ticket[int]:
+        """Unbacked refusals of a site, a lane, or of all stand, or become `refusals_suspect`."""
         query = "UPDATE addresses SET state = 3, reason = ? WHERE state = 2 AND reason = 'rcpt_rejected'"
-
-        def do(conn: sqlite3.Connection) -> int:
-            if site_ids is None:
-                return conn.execute(query, (reason,)).rowcount
-            return conn.executemany(query + " AND site_id = ?", [(reason, i) for i in site_ids]).rowcount
-
-        return self._writer.enqueue(self._db, do)
+        where, value = _where(site_id=site_id, lane=lane)
+        return self._writer.enqueue(self._db, lambda c: c.execute(query + where, (reason, *value)).rowcount)
 
     def settle_unasked(self, domain_id: int, reason: str, detail: str, catch_all: str, at: str) -> Ticket[int]:
         """What still waits at a domain needs no asking (any more): it gets this verdict."""
@@ -252,28 +262,28 @@ class Journal:
         values = (reason, detail, catch_all, at, domain_id)
         return self._writer.enqueue(self._db, lambda c: c.execute(query, values).rowcount)
 
-    def settle_site(self, site_id: int, columns: dict[str, Any], rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
+    def settle_site(self, site_id: int, columns: dict[str, Any]) -> Ticket[int]:
         """Standard mode: what one connection to a site said holds for each address that waits there."""
-        return self._writer.enqueue(self._db, partial(_do_settle_site, site_id, columns, rows))
+        return self._writer.enqueue(self._db, partial(_do_settle_site, site_id, columns))
 
-    def end(
-        self, reason: str, at: str, *, domain_id: int | None = None, site_ids: Sequence[int] | None = None
-    ) -> Ticket[int]:
-        """End what waits (everywhere, at one domain, at some sites) without a verdict; `reopen` takes it up again.
+    def end(self, reason: str, at: str, *, domain_id: int | None = None, lane: str | None = None) -> Ticket[int]:
+        """End what is open (everywhere, at one domain, in one lane) without a verdict; `reopen` takes it up again.
 
-        Where an address was itself refused before, its own reason says more than the ending's, and stays.
+        Where an address was itself refused before, its own reason says more than the ending's, and stays. What was
+        provisional becomes no verdict either: its evidence never came.
         """
-        own = "''" if site_ids is None and domain_id is None else "reason"
-        query = f"""UPDATE addresses SET state = {ENDED}, reason = CASE {own} WHEN '' THEN ? ELSE reason END,
-                           checked_at = CASE checked_at WHEN '' THEN ? ELSE checked_at END
-                    WHERE state IN ({NEW}, {WAITING})"""  # noqa: S608 - our own numbers
+        where, value = _where(domain_id=domain_id, lane=lane)
+        own = "''" if not value else "reason"
+        waiting = f"""UPDATE addresses SET state = {ENDED}, reason = CASE {own} WHEN '' THEN ? ELSE reason END,
+                             checked_at = CASE checked_at WHEN '' THEN ? ELSE checked_at END
+                      WHERE state IN ({NEW}, {WAITING}) {where}"""  # noqa: S608 - our own words
+        provisional = f"""UPDATE addresses SET state = {ENDED}, catch_all = 'unknown', reason = CASE reason
+                                 WHEN 'rcpt_ok' THEN 'accepted_unconfirmed' ELSE 'refusals_suspect' END
+                          WHERE state = {PROVISIONAL} {where}"""  # noqa: S608 - our own words
 
         def do(conn: sqlite3.Connection) -> int:
-            if domain_id is not None:
-                return conn.execute(query + " AND domain_id = ?", (reason, at, domain_id)).rowcount
-            if site_ids is not None:
-                return conn.executemany(query + " AND site_id = ?", [(reason, at, i) for i in site_ids]).rowcount
-            return conn.execute(query, (reason, at)).rowcount
+            count = conn.execute(waiting, (reason, at, *value)).rowcount
+            return count + conn.execute(provisional, value).rowcount
 
         return self._writer.enqueue(self._db, do)
 
@@ -303,13 +313,17 @@ class Journal:
         """Rows whose addresses are settled and were not told yet; they count as told from now on."""
         query = """SELECT r.n, r.cells, r.text AS row_text, a.*, d.name AS domain
                    FROM (SELECT * FROM addresses WHERE state >= 3 AND told = 0 ORDER BY id LIMIT ?) a
-                   JOIN rows r ON r.address_id = a.id LEFT JOIN domains d ON d.id = a.domain_id"""
+                   JOIN rows r ON r.address_id = a.id AND r.n > 0 LEFT JOIN domains d ON d.id = a.domain_id"""
 
         def do(conn: sqlite3.Connection) -> list[dict[str, Any]]:
             cursor = conn.execute(query, (limit,))
             names = [column[0] for column in cursor.description]
             rows = [dict(zip(names, row, strict=True)) for row in cursor]
-            conn.executemany("UPDATE addresses SET told = 1 WHERE id = ?", [(row["id"],) for row in rows])
+            conn.execute(
+                "UPDATE addresses SET told = 1 WHERE id IN (SELECT id FROM addresses WHERE state >= 3 AND told = 0 "
+                "ORDER BY id LIMIT ?)",
+                (limit,),
+            )
             return rows
 
         return self._writer.call(do, self._db)
@@ -338,7 +352,8 @@ class Journal:
 
     def counts(self) -> dict[str, int]:
         """How many addresses there are by reason (settled and ended), and how many are still open (key '')."""
-        query = "SELECT CASE WHEN state >= 3 THEN reason ELSE '' END, COUNT(*) FROM addresses GROUP BY 1"
+        query = """SELECT CASE WHEN state >= 3 THEN reason ELSE '' END, COUNT(*) FROM addresses a
+                   WHERE EXISTS (SELECT 1 FROM rows r WHERE r.address_id = a.id AND r.n > 0) GROUP BY 1"""
         return self._writer.read(self._db, lambda c: dict(c.execute(query).fetchall()))
 
     def census(self) -> dict[str, tuple[int, int]]:
@@ -356,6 +371,19 @@ class Journal:
     def close(self) -> None:
         """Close the file; everything enqueued before is in it."""
         self._writer.close_database(self._db)
+
+
+def _where(
+    *, site_id: int | None = None, domain_id: int | None = None, lane: str | None = None
+) -> tuple[str, tuple[Any, ...]]:
+    """What narrows an update to a site, a domain or a lane."""
+    if site_id is not None:
+        return " AND site_id = ?", (site_id,)
+    if domain_id is not None:
+        return " AND domain_id = ?", (domain_id,)
+    if lane is not None:
+        return " AND site_id IN (SELECT id FROM sites WHERE lane = ?)", (lane,)
+    return "", ()
 
 
 def _do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
@@ -380,7 +408,7 @@ def _do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
         ],
     )
     conn.executemany(
-        "INSERT INTO rows VALUES (?, ?, ?, (SELECT id FROM addresses WHERE key = ?))",
+        "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, (SELECT id FROM addresses WHERE key = ?))",
         [(row.n, row.cells, row.text, row.key) for row in rows],
     )
 
@@ -419,7 +447,8 @@ _WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a
               WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
 _OPEN_SITES = """SELECT id, key, lane, policy, hosts FROM sites s WHERE id > ? AND EXISTS
                  (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
-_PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text FROM addresses a JOIN domains d ON d.id = a.domain_id
+_PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text, a.local
+                  FROM addresses a JOIN domains d ON d.id = a.domain_id
                   WHERE a.site_id = ? AND a.state = 2 ORDER BY a.checked_at, a.id"""
 
 
@@ -431,12 +460,13 @@ def _do_load(after: int, limit: int, share: int, conn: sqlite3.Connection) -> li
     loads = []
     for row in conn.execute(_OPEN_SITES, (after, limit)).fetchall():
         site = Site(*row)
-        unconfirmed, unbacked = {}, []
-        for domain_id, name, reason, code, text in conn.execute(_PROVISIONAL, (site.id,)):
+        unconfirmed: dict[int, str] = {}
+        unbacked = []
+        for domain_id, name, reason, code, text, local in conn.execute(_PROVISIONAL, (site.id,)):
             if reason == "rcpt_ok":
                 unconfirmed[domain_id] = name
             else:
-                unbacked.append((name, f"{code} {text}"))
+                unbacked.append((domain_id, name, code, text, local))
         loads.append(Load(site, _do_waiting(site.id, 0, share, conn), list(unconfirmed.items()), unbacked))
     return loads
 
@@ -450,21 +480,18 @@ def _do_record(
             columns["text"] = columns["text"][:MAX_TEXT]
         assignments = ", ".join(f"{name} = ?" for name in columns)
         conn.execute(
-            f"UPDATE addresses SET state = ?, {assignments} WHERE id = ? AND state < {SETTLED}",  # noqa: S608
+            f"UPDATE addresses SET state = ?, {assignments} WHERE id = ? AND state != {SETTLED}",  # noqa: S608
             (outcome.state, *columns.values(), outcome.address_id),
         )
     return audit.append(conn, rows) if rows else None
 
 
-def _do_settle_site(
-    site_id: int, columns: dict[str, Any], rows: Sequence[audit.AuditRow], conn: sqlite3.Connection
-) -> audit.Head | None:
+def _do_settle_site(site_id: int, columns: dict[str, Any], conn: sqlite3.Connection) -> int:
     assignments = ", ".join(f"{name} = ?" for name in columns)
-    conn.execute(
+    return conn.execute(
         f"UPDATE addresses SET {assignments} WHERE site_id = ? AND state = {WAITING}",  # noqa: S608 - our own names
         (*columns.values(), site_id),
-    )
-    return audit.append(conn, rows) if rows else None
+    ).rowcount
 
 
 def erase(conn: sqlite3.Connection, *, address: str = "", before: float | None = None, everything: bool = False) -> int:

@@ -60,7 +60,7 @@ def test_a_sliding_count_never_passes_its_limit_in_any_window(plan, limit):
         if count.room(now) >= tokens:
             entry = count.spend(now, tokens)
             if give_back:
-                entry.give_back(tokens)
+                count.give_back(entry, tokens)
             else:
                 kept.append((now, tokens))
     for first, _ in kept:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from engine.core.control import ControlAnswer
 from engine.core.grammar import Range, Rate
-from engine.core.lane import Batch, Item, Lane, Visit
+from engine.core.lane import Batch, Lane, Visit
 from engine.core.policy import Policy, Recipients, Refusals, Sessions
+from engine.core.queue import Item
 from engine.core.reasons import REASONS, Reach
 from engine.core.schedule import Schedule, Wait
 
@@ -82,7 +83,7 @@ class World:
         if not batch.domain.settled and len(batch.items) > refused:
             following = self.lane.control(visit, batch.domain, self.now)
             if following is None:
-                self.lane.want_control(batch.domain, self.now, self.now)
+                self.lane.queue.want_control(batch.domain, self.now, self.now)
         following = following or self.lane.more(visit, self.now)
         if following is None:
             self.lane.finish(visit, self.now)
@@ -94,8 +95,8 @@ def loaded(count: int, domains: int = 1, **changes: object) -> Lane:
     lane = Lane("site", policy(**changes))
     for number in range(count):
         name = f"d{number % domains}.example"
-        lane.domain(name, number % domains, "site")
-        lane.add(Item(number, f"user{number}", name), 0.0)
+        lane.queue.domain(name, number % domains, "site")
+        lane.queue.add(Item(number, f"user{number}", name), 0.0)
     return lane
 
 
@@ -154,7 +155,7 @@ def test_one_session_asks_a_domain_until_its_control_question_is_settled():
 def test_a_domain_known_to_refuse_is_asked_no_control():
     """A settled control question costs nothing more."""
     lane = loaded(30)
-    lane.domains["d0.example"].control = ControlAnswer.REFUSES
+    lane.queue.domains["d0.example"].control = ControlAnswer.REFUSES
     world = World(lane)
     world.run()
     assert world.controls == []
@@ -164,7 +165,7 @@ def test_refusals_are_reserved_before_they_are_asked():
     """With a budget of three in the window, a write never holds more than three recipients."""
     budget = Rate(3, 3600.0)
     lane = loaded(9, refusals=Refusals(5, Range(budget, budget)))
-    lane.domains["d0.example"].control = ControlAnswer.REFUSES
+    lane.queue.domains["d0.example"].control = ControlAnswer.REFUSES
     world = World(lane, frozenset(range(9)))
     world.run()
     by_moment = [at for at, _ in world.asked]
@@ -176,7 +177,7 @@ def test_no_session_starts_after_the_source_was_refused_until_half_open():
     lane = loaded(50)
     visit = lane.start(0.0)
     assert visit is not None
-    lane.observe(visit.first.domain, REASONS["ip_blocklisted"], Reach.SOURCE, 1.0, 0.0)
+    lane.observe(visit.first.domain, REASONS["ip_blocklisted"], Reach.SOURCE, 1.0, 0.0, first=True)
     assert lane.more(visit, 1.0) is None
     lane.settle(visit, visit.first, 0, 1.0)
     lane.finish(visit, 1.0)
@@ -191,14 +192,14 @@ def test_no_session_starts_after_the_source_was_refused_until_half_open():
 def test_a_domain_that_refuses_us_does_not_stop_its_neighbours():
     """Reach `domain` holds that domain only; three in a row are the source's refusal."""
     lane = loaded(40, domains=4)
-    names = list(lane.domains)
-    lane.observe(lane.domains[names[0]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0)
+    names = list(lane.queue.domains)
+    lane.observe(lane.queue.domains[names[0]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0, first=True)
     visit = lane.start(0.0)
     assert visit is not None
     assert visit.first.domain.name != names[0]
-    lane.observe(lane.domains[names[1]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0)
+    lane.observe(lane.queue.domains[names[1]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0, first=True)
     assert lane.breaker.allows(0.0)
-    lane.observe(lane.domains[names[2]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0)
+    lane.observe(lane.queue.domains[names[2]], REASONS["policy_rejected"], Reach.DOMAIN, 0.0, 0.0, first=True)
     assert not lane.breaker.allows(0.0)
 
 
@@ -206,16 +207,16 @@ def test_greylisting_opens_nothing():
     """A server that asks to come back later is no refusal of us."""
     lane = loaded(4)
     for _ in range(100):
-        lane.observe(lane.domains["d0.example"], REASONS["greylisted"], Reach.NONE, 0.0, 0.0)
+        lane.observe(lane.queue.domains["d0.example"], REASONS["greylisted"], Reach.NONE, 0.0, 0.0, first=True)
     assert lane.breaker.allows(0.0)
-    assert lane.domains["d0.example"].hold is None
+    assert lane.queue.domains["d0.example"].hold is None
 
 
 def test_a_catch_all_domain_is_asked_no_more():
     """Its queue empties at once, what waited for later included."""
     lane = loaded(1000)
-    lane.add(Item(2000, "late", "d0.example"), 0.0, 500.0)
-    assert len(lane.drop_domain(lane.domains["d0.example"])) == 1001
+    lane.queue.add(Item(2000, "late", "d0.example"), 0.0, 500.0)
+    assert lane.queue.drop_domain(lane.queue.domains["d0.example"]) == 1001
     assert lane.idle
 
 

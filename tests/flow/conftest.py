@@ -246,7 +246,10 @@ def states() -> Callable[[Path], dict[str, tuple[int, str]]]:
 
     def read(journal: Path) -> dict[str, tuple[int, str]]:
         with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
-            return {key: (state, reason) for key, state, reason in connection.execute("SELECT key, state, reason FROM addresses")}
+            return {
+                key: (state, reason)
+                for key, state, reason in connection.execute("SELECT key, state, reason FROM addresses")
+            }
 
     return read
 

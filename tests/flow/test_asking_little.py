@@ -68,7 +68,9 @@ def afresh(lab):
 @pytest.fixture(scope="module")
 def everybody(addresses_of):
     """A list that meets every kind of server here."""
-    rows = [f"{who}@{domain}" for domain in ("mixed.lab", "grey.lab", "bare.lab", "no-codes.lab") for who in ("ada", "nix")]
+    rows = [
+        f"{who}@{domain}" for domain in ("mixed.lab", "grey.lab", "bare.lab", "no-codes.lab") for who in ("ada", "nix")
+    ]
     rows += ["ada@kind.lab", "grace@kind.lab", "linus@kind.lab"]
     rows += [f"{who}@hosted-{n:02}.lab" for n in range(1, 21) for who in ("office", "old")]
     rows += [f"{who}@workspace-{n}.lab" for n in (1, 2) for who in ("ceo", "cfo")]
@@ -111,9 +113,9 @@ def test_a_transaction_asks_one_domain(whole):
 
 def test_a_domain_gets_one_control_and_none_where_a_listed_refusal_came(whole):
     """Recipient evidence for somebody on the list spares the control; without it, one made-up recipient is enough."""
-    assert {domain: len(whole.controls(domain)) for domain in ("kind.lab", "all.lab", "slow.lab", "single.lab")} == dict.fromkeys(
-        ("kind.lab", "all.lab", "slow.lab", "single.lab"), 1
-    )
+    assert {
+        domain: len(whole.controls(domain)) for domain in ("kind.lab", "all.lab", "slow.lab", "single.lab")
+    } == dict.fromkeys(("kind.lab", "all.lab", "slow.lab", "single.lab"), 1)
     assert [whole.controls(domain) for domain in ("mixed.lab", "no-codes.lab", "gone.lab")] == [[], [], []]
     for domain in (f"hosted-{n:02}.lab" for n in range(1, 21)):  # where the first transaction held `office` alone
         controls = whole.controls(domain)
@@ -193,7 +195,11 @@ def test_duplicates_are_asked_once_and_every_row_is_answered(lab, verify):
     """An address is probed once a job, however often and however written the list holds it."""
     rows = ["ada@mixed.lab", " ada@mixed.lab", "ada@MIXED.lab", "nix@mixed.lab", "ada@mixed.lab", "nix@Mixed.Lab"]
     run = verify(lab, rows)
-    assert [row["reason"] for row in run.rows] == ["rcpt_ok"] * 3 + ["mailbox_not_found", "rcpt_ok", "mailbox_not_found"]
+    assert [row["reason"] for row in run.rows] == ["rcpt_ok"] * 3 + [
+        "mailbox_not_found",
+        "rcpt_ok",
+        "mailbox_not_found",
+    ]
     assert sorted(run.log.recipients()) == ["ada@mixed.lab", "nix@mixed.lab"]
 
 
@@ -241,7 +247,10 @@ def test_standard_mode_connects_once_a_site_and_names_nobody(lab, verify):
     rows += ["ada@mixed.lab", "nix@mixed.lab", "ceo@workspace-1.lab"]
     run = verify(lab, rows, mode=Mode.STANDARD, consent=None)
     assert set(run.reasons.values()) == {"mailbox_unchecked"}
-    assert sorted(row["host"] for row in run.log.rows if row["event"] == "connect") == ["mx.hosting.lab", "mx.mixed.lab"]
+    assert sorted(row["host"] for row in run.log.rows if row["event"] == "connect") == [
+        "mx.hosting.lab",
+        "mx.mixed.lab",
+    ]
     assert not [text for text in run.log.commands if text.upper().startswith(("MAIL", "RCPT"))]
 
 

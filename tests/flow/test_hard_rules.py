@@ -89,8 +89,20 @@ CONTROLS = {
     "garbled": ("<html>It works!</html>", "accepted_unconfirmed"),
 }
 
-BARE = ("550", "550 Rejected", "550 Requested action not taken: mailbox unavailable", "551 not accepted", "553 Rejected")
-RECIPIENT = ("550 5.1.1 User unknown", "554 5.1.1 User unknown", "550 No such user here", "504 5.1.1 No such user", "553 5.1.1 No such user")
+BARE = (
+    "550",
+    "550 Rejected",
+    "550 Requested action not taken: mailbox unavailable",
+    "551 not accepted",
+    "553 Rejected",
+)
+RECIPIENT = (
+    "550 5.1.1 User unknown",
+    "554 5.1.1 User unknown",
+    "550 No such user here",
+    "504 5.1.1 No such user",
+    "553 5.1.1 No such user",
+)
 NEVER_A_USER = (
     "521 5.1.1 User unknown", "530 5.1.1 User unknown", "535 5.1.1 User unknown", "552 5.1.1 User unknown",
     "552 5.2.2 Over quota", "550 5.2.2 Mailbox full", "550 relay not permitted", "550 5.7.1 Message rejected as spam",
@@ -108,7 +120,9 @@ HASTE = {
 }
 
 
-ONE_BY_ONE = {"default": {"sessions": {"concurrency": 1}, "recipients": {"per_transaction": 5}, "refusals": {"per_session": 5}}}
+ONE_BY_ONE = {
+    "default": {"sessions": {"concurrency": 1}, "recipients": {"per_transaction": 5}, "refusals": {"per_session": 5}}
+}
 
 
 def answering(texts, stage):
@@ -334,7 +348,9 @@ def test_rule_5_thirty_refusals_at_one_domain_prove_nothing(lab, verify, address
 def test_rule_5_twenty_refusals_over_three_domains_of_a_host_prove_nothing(lab, verify, addresses_of, each, soon):
     """Nobody at a host that refuses all of its domains is invalid, whether asked before the brake or after it."""
     slowly = {"default": HASTE["default"] | ONE_BY_ONE["default"]}
-    run = verify(lab, [address for n in range(1, 7) for address in addresses_of(f"shared-{n}.lab", each)], policies=slowly)
+    run = verify(
+        lab, [address for n in range(1, 7) for address in addresses_of(f"shared-{n}.lab", each)], policies=slowly
+    )
     assert set(run.reasons.values()) <= {"refusals_suspect", "provider_paused"}
 
 

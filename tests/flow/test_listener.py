@@ -16,13 +16,12 @@ from typing import Any
 
 import gevent
 import pytest
-import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.core.identity import Status
 from engine.flow.job import WrongUse
 from engine.flow.listener import CONNECTIONS, Listener, listen_address
-from engine.log import set_up
+from engine.log import log
 from engine.metrics import LaneState, LaneView, Live, Metrics
 
 PATIENCE_S = 20.0
@@ -229,11 +228,11 @@ def test_an_error_of_ours_is_a_500_and_is_logged(
         raise LookupError("no such lane: ann@example.org")
 
     stream = io.StringIO()
-    set_up(stream, as_json=True)
+    log.open(stream, as_json=True)
     metrics.watch(broken)
     listener = serve()
     reply = get(listener.url + "/metrics")
-    structlog.reset_defaults()
+    log.close()
     assert reply.status == 500
     assert "lane" not in reply.body
     (line,) = [json.loads(each) for each in stream.getvalue().splitlines()]

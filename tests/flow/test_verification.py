@@ -35,7 +35,7 @@ PATIENT = {
 HASTY = {  # enough for every persona of the shipped lab, and no more
     "default": {
         "timeouts": {"connect": "1s", "greeting": "1.2s", "command": "1.2s"},
-        "retry": {"greylist": ["1s", "2s", "4s"], "tempfail": ["1s", "2s"], "give_up": "8s"},
+        "retry": {"greylist": ["1s", "2s"], "tempfail": ["1s", "2s"], "give_up": "5s"},
     }
 }
 SPEC = {
@@ -113,7 +113,19 @@ def test_every_address_of_the_shipped_lab_has_the_verdict_of_its_file(shipped, v
 
 def test_standard_mode_gives_no_verdict_about_a_mailbox(shipped, verify):
     """It ends `mailbox_unchecked` at best: invalid is only what syntax, DNS and hosts prove."""
-    slow = ("silent", "blackhole", "dripping", "garbage", "busy", "drop", "reset", "refus", "mx-servfail", "tls", "blocking")
+    slow = (
+        "silent",
+        "blackhole",
+        "dripping",
+        "garbage",
+        "busy",
+        "drop",
+        "reset",
+        "refus",
+        "mx-servfail",
+        "tls",
+        "blocking",
+    )
     rows = [address for address, _ in shipped.addresses() if not any(each in address for each in slow)]
     run = verify(shipped, rows, mode=Mode.STANDARD, consent=None)
     assert run.having("category", "valid") == set()
@@ -135,7 +147,12 @@ def test_without_connecting_neither_identity_nor_consent_is_needed(lab, verify):
 
 def test_the_second_host_is_not_asked_when_the_first_one_blames_us(lab, verify):
     """A refusal about us ends the attempt for the whole site."""
-    hasty = {"default": {"retry": {"greylist": ["0.1s"], "tempfail": ["0.1s"], "give_up": "0.5s"}, "breaker": {"open": "0.2s"}}}
+    hasty = {
+        "default": {
+            "retry": {"greylist": ["0.1s"], "tempfail": ["0.1s"], "give_up": "0.5s"},
+            "breaker": {"open": "0.2s"},
+        }
+    }
     run = verify(lab, ["ada@second.lab"], policies=hasty)
     assert run.row("ada@second.lab")["reason"] in ("ip_blocklisted", "provider_paused")
     assert run.log.sessions("mx.two.lab") == []
@@ -165,7 +182,12 @@ def test_a_provider_with_several_large_sites_is_asked_to_its_end(lab, verify, ad
 
 def test_a_large_site_that_blocks_us_ends(lab, verify, addresses_of):
     """What waits in the journal for a lane that gave up ends with what waits in memory."""
-    hasty = {"default": {"retry": {"greylist": ["0.1s"], "tempfail": ["0.1s"], "give_up": "0.5s"}, "breaker": {"open": "0.2s"}}}
+    hasty = {
+        "default": {
+            "retry": {"greylist": ["0.1s"], "tempfail": ["0.1s"], "give_up": "0.5s"},
+            "breaker": {"open": "0.2s"},
+        }
+    }
     run = verify(lab, addresses_of("blocked.lab", 1300), policies=hasty)
     assert set(run.reasons.values()) <= {"provider_paused", "ip_blocklisted"}
     assert len(run.log.recipients()) < 100
@@ -283,7 +305,9 @@ def test_resume_is_refused_for_another_job(lab, verify, slow_rows, after, tmp_pa
     names = {"list": "list", "column": "column", "mode": "mode", "identity": "identity"}
     dialled = len(lab.log())
     with pytest.raises(WrongUse, match=names[what]):
-        verify(lab, path, column="b" if what == "column" else "a", output="out.csv", policies=PATIENT, resume=True, **other)
+        verify(
+            lab, path, column="b" if what == "column" else "a", output="out.csv", policies=PATIENT, resume=True, **other
+        )
     assert (first.query("SELECT * FROM addresses"), first.query("SELECT * FROM meta")) == before
     assert len(lab.log()) == dialled
 
@@ -335,11 +359,20 @@ def test_a_deadline_ends_what_waits_and_resume_takes_it_up_again(lab, verify):
     first = verify(lab, rows, policies=PATIENT, output="out.jsonl", deadline_s=0.6)
     assert first.done
     ended = first.row("ada@grey.lab")
-    assert (ended["category"], ended["reason"], ended["answered"], ended["retry"]) == ("risky", "deadline_exceeded", False, "pause")
+    assert (ended["category"], ended["reason"], ended["answered"], ended["retry"]) == (
+        "risky",
+        "deadline_exceeded",
+        False,
+        "pause",
+    )
     assert first.reasons["ada@normal.lab"] == "rcpt_ok"
     lab.set("grey", greylist=None)
     second = verify(lab, rows, policies=PATIENT, output="out.jsonl", resume=True)
-    assert second.reasons == {"ada@normal.lab": "rcpt_ok", "nix@normal.lab": "mailbox_not_found", "ada@grey.lab": "rcpt_ok"}
+    assert second.reasons == {
+        "ada@normal.lab": "rcpt_ok",
+        "nix@normal.lab": "mailbox_not_found",
+        "ada@grey.lab": "rcpt_ok",
+    }
     assert {each.partition("@")[2] for each in second.log.recipients()} == {"grey.lab"}
 
 
@@ -358,7 +391,9 @@ def test_the_audit_is_whole_and_the_state_keeps_its_head(lab, verify, slow_rows,
         (kept,) = state.execute("SELECT seq, hash FROM heads WHERE job = ?", (job.id,)).fetchall()
         assert audit.verify(journal, audit.Head(*kept)) == []
         assert audit.head(journal) == audit.Head(*kept)
-        told = journal.execute("SELECT address, kind FROM attempts WHERE kind IN ('rcpt', 'control') ORDER BY seq").fetchall()
+        told = journal.execute(
+            "SELECT address, kind FROM attempts WHERE kind IN ('rcpt', 'control') ORDER BY seq"
+        ).fetchall()
         consents = {consent for (consent,) in journal.execute("SELECT consent FROM attempts WHERE kind = 'rcpt'")}
     asked = Counter(first.log.recipients()) + Counter(second.log.recipients())
     assert Counter(address for address, _ in told) == asked

@@ -227,9 +227,34 @@ def nothing_learnt(found: dict[str, Result]) -> None:
     assert {(result.category, result.answered) for result in found.values()} == {("risky", False)}, reasons(found)
 
 
+def screened(witness: Witness) -> int:
+    """How many connections postscreen logged, none of them ending by the client's fault."""
+
+    def over(lines: list[str]) -> bool:
+        begun = sum("postscreen[" in line and ": CONNECT from" in line for line in lines)
+        return 0 < begun == sum(": DISCONNECT [" in line or ": PASS " in line for line in lines)
+
+    lines = witness.until(over)
+    assert not [line for line in lines if RUDE.search(line)]
+    return sum(": CONNECT from" in line for line in lines)
+
+
+def in_turn(transcript: list[str]) -> None:
+    """No command left before the reply to the one in front of it had come."""
+    assert "CC" not in "".join(line[0] for line in transcript if line[0] in "CS")
+
+
+_networks = iter(range(20, 250))
+
+
+def grey_source() -> str:
+    """A source in a /24 that Postgrey has not seen: it remembers networks, not addresses."""
+    return f"127.30.{next(_networks)}.1"
+
+
 class TestPostfix:
     def test_each_kind_of_mailbox_gets_its_verdict(self, postfix: PostfixRig, verify: Engine) -> None:
-        """Mailbox, unknown, full, disabled, busy, catch-all and not-ours at one site, in a handful of polite sessions."""
+        """Mailbox, unknown, full, disabled, busy, catch-all and not-ours at one site, in a few polite sessions."""
         witness = Witness(postfix)
         found = verify(
             *at("postfix.lab", *MAILBOXES, *NOBODY[:5], "busy", "full", "quota", "closed"),
@@ -327,6 +352,12 @@ class TestPostfix:
         nothing_learnt(found)
         assert set(reasons(found).values()) == {"tls_required"}
         assert len(postfix_sessions(witness)) <= 6
+
+    def test_a_refusal_at_mail_ends_the_session(self, postfix: PostfixRig, verify: Engine) -> None:
+        """Each RCPT behind a refused MAIL is an error of ours in the server's eyes: QUIT, not the next transaction."""
+        witness = Witness(postfix)
+        nothing_learnt(verify(*at("tls.postfix.lab", *NOBODY[:8]), tls="never", give_up="4s", per_transaction=4))
+        assert max(session["mail"][1] for session in postfix_sessions(witness)) == 1
 
     def test_a_policy_may_require_tls_where_none_is_offered(self, postfix: PostfixRig, verify: Engine) -> None:
         """Without STARTTLS on offer, a policy that requires it asks nobody."""
@@ -462,18 +493,6 @@ class TestBlocked:
         assert [result.reason for result in found.values()] == ["rcpt_ok", "mailbox_not_found"]
 
 
-def screened(witness: Witness) -> int:
-    """How many connections postscreen logged, none of them ending by the client's fault."""
-
-    def over(lines: list[str]) -> bool:
-        begun = sum("postscreen[" in line and ": CONNECT from" in line for line in lines)
-        return 0 < begun == sum(": DISCONNECT [" in line or ": PASS " in line for line in lines)
-
-    lines = witness.until(over)
-    assert not [line for line in lines if RUDE.search(line)]
-    return sum(": CONNECT from" in line for line in lines)
-
-
 class TestPutOff:
     def test_a_first_contact_that_postscreen_puts_off_is_asked_again(
         self, postfix: PostfixRig, verify: Engine, fresh_source: FreshSource
@@ -488,6 +507,15 @@ class TestPutOff:
         assert not [line for line in witness.lines if RUDE.search(line)]
         assert sum("postscreen[" in line and ": CONNECT from" in line for line in witness.lines) == 2
 
+    def test_a_long_list_is_put_off_politely_by_postscreen(
+        self, postfix: PostfixRig, verify: Engine, fresh_source: FreshSource
+    ) -> None:
+        """Postscreen drops a session after 20 commands: what it puts off uses up a session like a refusal."""
+        witness = Witness(postfix, source := fresh_source())
+        found = verify(*at("deep.postfix.lab", *MAILBOXES, *NOBODY[:30]), source=source, per_transaction=4)
+        assert set(reasons(found).values()) == {"rcpt_ok", "mailbox_not_found"}
+        postfix_sessions(witness)
+
     def test_without_pipelining_each_command_waits_for_its_reply(
         self, postfix: PostfixRig, verify: Engine, fresh_source: FreshSource
     ) -> None:
@@ -497,21 +525,31 @@ class TestPutOff:
         assert not [line for line in first if "PIPELINING" in line]
         in_turn(first)
 
-    def test_greylisting_is_waited_out(
-        self, postfix: PostfixRig, greylist: PostgreyRig, verify: Engine, fresh_source: FreshSource
-    ) -> None:
+    def test_greylisting_is_waited_out(self, postfix: PostfixRig, greylist: PostgreyRig, verify: Engine) -> None:
         """Postgrey puts everybody off once; the ladder's step brings the right verdicts."""
-        witness = Witness(postfix, source := grey_source(fresh_source))
+        witness = Witness(postfix, source := grey_source())
         found = verify(*at("grey.postfix.lab", "alice", "x"), source=source)
         assert [result.reason for result in found.values()] == ["rcpt_ok", "mailbox_not_found"]
         assert {result.attempts for result in found.values()} == {2}
         assert len(postfix_sessions(witness)) <= 3
 
+    def test_a_long_list_is_greylisted_politely(
+        self, postfix: PostfixRig, greylist: PostgreyRig, verify: Engine
+    ) -> None:
+        """Postfix counts 4yz among a session's errors as well: never slowed down, never thrown out, all answered."""
+        witness = Witness(postfix, source := grey_source())
+        found = verify(*at("grey.postfix.lab", *MAILBOXES, *NOBODY[:30]), source=source, per_transaction=4)
+        assert reasons(found) == {
+            **dict.fromkeys(at("grey.postfix.lab", *MAILBOXES), "rcpt_ok"),
+            **dict.fromkeys(at("grey.postfix.lab", *NOBODY[:30]), "mailbox_not_found"),
+        }
+        postfix_sessions(witness)
+
     def test_a_greylisted_control_is_asked_again_by_the_same_name(
-        self, postfix: PostfixRig, greylist: PostgreyRig, verify: Engine, fresh_source: FreshSource
+        self, postfix: PostfixRig, greylist: PostgreyRig, verify: Engine
     ) -> None:
         """Only mailboxes listed: the control is put off too, and passes because it is the same recipient."""
-        witness = Witness(greylist, source := grey_source(fresh_source))
+        witness = Witness(greylist, source := grey_source())
         at_postfix = Witness(postfix, source)
         found = verify(*at("grey.postfix.lab", "alice", "bob"), source=source)
         assert set(reasons(found).values()) == {"rcpt_ok"}
@@ -521,18 +559,16 @@ class TestPutOff:
         assert len({local for _, local in controls}) == 1
         assert len(postfix_sessions(at_postfix)) <= 3
 
-
-def in_turn(transcript: list[str]) -> None:
-    """No command left before the reply to the one in front of it had come."""
-    assert "CC" not in "".join(line[0] for line in transcript if line[0] in "CS")
-
-
-_networks = iter(range(20, 250))
-
-
-def grey_source(_: FreshSource) -> str:
-    """A source in a /24 that Postgrey has not seen: it remembers networks, not addresses."""
-    return f"127.30.{next(_networks)}.1"
+    def test_a_put_off_control_lets_the_rest_go_on(
+        self, postfix: PostfixRig, greylist: PostgreyRig, verify: Engine
+    ) -> None:
+        """While a control waits for its next attempt, others are asked, and no session is opened for nothing."""
+        witness = Witness(postfix, source := grey_source())
+        found = verify(*at("grey.postfix.lab", *MAILBOXES), source=source, per_transaction=1)
+        assert set(reasons(found).values()) == {"rcpt_ok"}
+        sessions = postfix_sessions(witness)
+        assert len(sessions) <= 8
+        assert all("rcpt" in session for session in sessions)
 
 
 class TestExim:

@@ -1,0 +1,217 @@
+"""What waits in a lane: addresses by domain, control questions, and domains that are held.
+
+1. A domain is *ready* when it has something to ask now and nobody else asks it first contact; it then waits its turn.
+2. What is due later, and a domain that is held, lies in one heap by time: nothing is looked at before it can matter.
+3. A domain's record leaves memory when nothing of it waits or is in flight.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from itertools import count
+
+from engine.core.breaker import Breaker
+from engine.core.control import ControlAnswer
+
+
+@dataclass(slots=True)
+class Item:
+    """An address that waits to be asked. `id` is the journal's; steps count what its ladders used."""
+
+    id: int
+    local: str
+    domain: str
+    attempts: int = 0
+    greylist_steps: int = 0
+    tempfail_steps: int = 0
+    reconnects: int = 0
+    first_at: float | None = None  # wall clock of its first attempt
+    last_reason: str = ""
+
+
+@dataclass(slots=True)
+class Domain:
+    """What a lane knows of one domain: its addresses, its control question, and whether it refuses us."""
+
+    name: str
+    id: int
+    site: str
+    items: deque[Item] = field(default_factory=deque)
+    later: int = 0  # addresses that wait for a time to come
+    in_flight: int = 0  # transactions
+    control: ControlAnswer = ControlAnswer.UNKNOWN
+    control_due: float | None = None  # accepted addresses wait for a control from this moment on
+    control_steps: int = 0
+    control_number: int = 0
+    busy: bool = False  # first contact: one session asks, until the control question is settled
+    hold: Breaker | None = None  # a refusal of reach `domain` holds this domain only
+
+    @property
+    def settled(self) -> bool:
+        """Whether its control question is answered for now."""
+        return self.control is not ControlAnswer.UNKNOWN
+
+    def asks(self, now: float) -> bool:
+        """Whether it has something to ask at `now`."""
+        return bool(self.items) or (self.control_due is not None and self.control_due <= now)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing of it waits or is in flight."""
+        waits = self.items or self.later or self.control_due is not None
+        return not (waits or self.in_flight or self.busy or self.hold)
+
+
+class Queue:
+    """The waiting room of one lane."""
+
+    def __init__(self) -> None:
+        self.domains: dict[str, Domain] = {}
+        self.waiting = 0  # addresses, those for later included
+        self._held: set[str] = set()
+        self._controls = 0  # control questions that wait
+        self._ready: OrderedDict[str, None] = OrderedDict()
+        self._ready_at: dict[str, OrderedDict[str, None]] = {}  # the same by site
+        self._later: list[tuple[float, int, Item | None, str]] = []  # without an item: look at the domain again
+        self._order = count()
+
+    def domain(self, name: str, domain_id: int, site: str) -> Domain:
+        """The record of a domain, made when it is new."""
+        known = self.domains.get(name)
+        if known is None:
+            known = self.domains[name] = Domain(name, domain_id, site)
+        return known
+
+    def add(self, item: Item, now: float, at: float = 0.0, *, first: bool = False) -> None:
+        """Let an address wait, from `at` on; `first` puts it ahead of its domain's queue."""
+        self.waiting += 1
+        domain = self.domains[item.domain]
+        if at > now:
+            domain.later += 1
+            heapq.heappush(self._later, (at, next(self._order), item, item.domain))
+            return
+        if first:
+            domain.items.appendleft(item)
+        else:
+            domain.items.append(item)
+        self.offer(domain, now, first=first)
+
+    def want_control(self, domain: Domain, now: float, at: float) -> None:
+        """Accepted addresses wait for the domain's control, to be asked from `at` on, ahead of new addresses."""
+        self._controls += domain.control_due is None
+        domain.control_due = at
+        if at > now:
+            self._look_again(domain, at)
+        else:
+            self.offer(domain, now, first=True)
+
+    def offer(self, domain: Domain, now: float, *, first: bool = False) -> None:
+        """Put a domain among the ready ones if it is; while it is held, look again when the hold ends."""
+        if domain.busy or not domain.asks(now):
+            return
+        if domain.hold is not None and not domain.hold.allows(now):
+            self._withdraw(domain)
+            if domain.hold.until > now:
+                self._look_again(domain, domain.hold.until)
+            return
+        at_site = self._ready_at.setdefault(domain.site, OrderedDict())
+        for ready in (self._ready, at_site):
+            ready[domain.name] = None
+            if first:
+                ready.move_to_end(domain.name, last=False)
+
+    def wake(self, now: float) -> None:
+        """Bring in what was due by `now`."""
+        while self._later and self._later[0][0] <= now:
+            _, _, item, name = heapq.heappop(self._later)
+            domain = self.domains.get(name)
+            if domain is None:
+                continue
+            if item is not None:
+                domain.later -= 1
+                domain.items.append(item)
+            self.offer(domain, now, first=item is None)
+
+    def take(self, domain: Domain, number: int) -> list[Item]:
+        """The next addresses of a domain, off the queue."""
+        items = [domain.items.popleft() for _ in range(min(number, len(domain.items)))]
+        self.waiting -= len(items)
+        self._withdraw(domain)
+        return items
+
+    def take_site(self, site: str) -> list[Item]:
+        """Every address that could be asked now at a site whose hosts can't be reached."""
+        taken: list[Item] = []
+        for name in list(self._ready_at.get(site, ())):
+            domain = self.domains[name]
+            taken.extend(domain.items)
+            domain.items.clear()
+            if domain.control_due is None:
+                self._withdraw(domain)
+        self.waiting -= len(taken)
+        return taken
+
+    def drop_control(self, domain: Domain) -> None:
+        """The control is being asked, or its question is settled: it waits no more."""
+        self._controls -= domain.control_due is not None
+        domain.control_due = None
+        if not domain.items:
+            self._withdraw(domain)
+
+    def drop_domain(self, domain: Domain) -> int:
+        """Take everything of a domain off the queue: it needs no asking any more; says how many addresses."""
+        gone = len(domain.items) + domain.later
+        if domain.later:
+            self._later = [entry for entry in self._later if entry[3] != domain.name]
+            heapq.heapify(self._later)
+        domain.items.clear()
+        domain.later = 0
+        self.drop_control(domain)
+        self.waiting -= gone
+        return gone
+
+    def held(self) -> list[Domain]:
+        """Domains that refuse us."""
+        self._held = {name for name in self._held if name in self.domains and self.domains[name].hold is not None}
+        return [self.domains[name] for name in self._held]
+
+    def hold(self, domain: Domain, breaker: Breaker) -> None:
+        """A domain refuses us: from now on its breaker decides when it may be asked."""
+        domain.hold = breaker
+        self._held.add(domain.name)
+
+    def forget(self, domain: Domain) -> None:
+        """Let a quiet domain's record go."""
+        if domain.quiet and self.domains.get(domain.name) is domain:
+            del self.domains[domain.name]
+
+    def next(self, site: str | None = None) -> Domain | None:
+        """The domain whose turn it is (at a site), or None."""
+        ready = self._ready if site is None else self._ready_at.get(site)
+        return self.domains[next(iter(ready))] if ready else None
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next of what is due later comes; None when nothing is."""
+        return self._later[0][0] if self._later else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits here, neither now nor later."""
+        return not self.waiting and not self._controls
+
+    def _look_again(self, domain: Domain, at: float) -> None:
+        heapq.heappush(self._later, (at, next(self._order), None, domain.name))
+
+    def _withdraw(self, domain: Domain) -> None:
+        self._ready.pop(domain.name, None)
+        at_site = self._ready_at.get(domain.site)
+        if at_site is not None:
+            at_site.pop(domain.name, None)
+            if not at_site:
+                del self._ready_at[domain.site]
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.waiting} waiting at {len(self.domains)} domains, {len(self._ready)} ready>"
