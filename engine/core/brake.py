@@ -30,7 +30,7 @@ class Doubt(StrEnum):
 class Brake:
     """The brake of one lane."""
 
-    __slots__ = ("_recent", "_unclear", "again_s", "ask_at", "asked", "doubt", "everywhere", "words")
+    __slots__ = ("_recent", "_unclear", "again_s", "ask_at", "asked", "distrusts", "doubt", "everywhere", "words")
 
     def __init__(self, again_s: float = AGAIN_S) -> None:
         self._recent: deque[str] = deque(maxlen=ONE_DOMAIN)  # domains of the unbacked refusals since an acceptance
@@ -38,12 +38,14 @@ class Brake:
         self.again_s = again_s
         self.ask_at = 0.0
         self.doubt = Doubt.NONE
+        self.distrusts = False  # its unbacked refusals prove nothing, until somebody is accepted
         self.asked = False  # this doubt has had its first positive control
         self.everywhere = False  # the identity's brake tripped, at this lane's last refusal
         self.words = ""  # of the last unbacked refusal: the positive control is compared with them
 
     def accepted(self) -> None:
         """Somebody was accepted: the refusals so far stand."""
+        self.distrusts = False
         self.release()
 
     def refused(self, domain: str, words: str, now: float) -> bool:
@@ -72,6 +74,7 @@ class Brake:
             self._unclear += 1
             self.doubt = Doubt.SUSPECT if self._unclear >= UNCLEAR_TWICE else Doubt.ASKING
             self.ask_at = now + self.again_s
+        self.distrusts = self.doubt is Doubt.SUSPECT
         return self.doubt
 
     def release(self) -> None:

@@ -3,8 +3,8 @@
 1. Lookup order: provider row, words that excuse the recipient (they blame us or the message, or say that the mailbox
    is there), enhanced code, other words, three-digit code, stage. The first that knows an answer gives it.
 2. `_gate` is the one place that lets an `invalid` through. It holds the hard rules: a 5yz at RCPT, never X.7.x (but
-   a disabled account) nor X.3.x, never a code that speaks of something else. What it stops becomes the nearest risky
-   reason.
+   a disabled account) nor X.3.x, never a code that speaks of something else, never a text that speaks of our host or
+   says "for now". What it stops becomes the nearest risky reason.
 3. Provider rows pass the gate of code and stage; only they may read X.7.x or X.3.x as a refused recipient.
 4. A reply out of a log or after DATA (stages `unknown`, `data`) is read as if at RCPT.
 5. The three-digit code says whether it is final; an enhanced code of another class only says what about.
@@ -24,7 +24,7 @@ from engine.core.policy import ReplyRow
 from engine.core.reasons import REASONS, Category, Fault, Reach, Reason, Retry, Stage
 from engine.core.reply_text import list_name, named_delay, unfold, without_addresses, words
 
-VERSION = "2026.11.1"
+VERSION = "2026.11.2"
 
 _ENHANCED = re.compile(r"#?(([245])\.(\d{1,3}\.\d{1,3}))(?![.\d])[\s:;,-]*")
 _CODE = re.compile(r"(?:smtp;\s*)?([2-5]\d\d)(?:[ -]|$)")
@@ -237,7 +237,7 @@ def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:  # noqa: PL
         return codes.CODES[reply.code], f"code:{reply.code}"
     if reply.hits & rules.FOR_NOW_BIT:
         return ("mailbox_temporarily_unavailable" if recipient else "smtp_tempfail"), "words:for_now"
-    if reply.hits & rules.SOURCE_BIT and not rule.startswith("provider"):
+    if reply.hits & rules.SOURCE_BIT:
         return "policy_rejected", "words:source"
     subject = reply.status.partition(".")[0]
     account_disabled = reply.status == "7.13" or rule == "words:disabled"

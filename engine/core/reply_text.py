@@ -29,7 +29,8 @@ _IPV4 = re.compile(r"(?<![\w.])[\dx#]{1,3}(?:\.[\dx#]{1,3}){3}(?![\w.])")
 _IPV6 = re.compile(r"(?:ipv6:)?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}")
 _HOST = re.compile(r"[\w.-]+\.[a-z]{2,24}")
 _MARK = re.compile("|".join(map(re.escape, LIST_MARKS)))
-_SPEAKER = re.compile(r"\bhost (?:\S{1,300} (?:\S{1,60} )?said:|[\w.-]{1,255}\[[\d.:a-f]{2,45}\])")  # who is quoted; not us
+# Who is quoted; it is not us.
+_SPEAKER = re.compile(r"\bhost \S{1,300} (?:\S{1,60} )?said:|(?<=address: )host [\w.-]{1,255}\[[\d.:a-f]{2,45}\]")
 _DELAY = re.compile(
     r"\b(?:in|after|within|for|of|wait|least|next|another)\s+(?:at least |about |another |the next )?"
     r"(?:(\d{1,2}):(\d\d):(\d\d)|(\d{1,6}) ?(s|sec|second|m|min|minute|minuten|h|hr|hour)s?\b)"
@@ -74,7 +75,7 @@ def _plain(text: str) -> str:
         text = unicodedata.normalize("NFKD", text.casefold().replace("’", "'"))
         text = "".join(char for char in text if not unicodedata.combining(char))
     text = text.lower().replace("n't", " not")
-    return _SPEAKER.sub(" ", text) if " said:" in text else text
+    return _SPEAKER.sub(" ", text) if "host " in text else text
 
 
 def _unusual(core: str, names: Collection[str]) -> list[str]:  # noqa: PLR0911 - one return a kind of token

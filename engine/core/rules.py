@@ -54,7 +54,8 @@ def _read(table: str) -> tuple[Rule, ...]:
 # Words that blame us or the message, or say that the mailbox is there: never an `invalid`.
 EXCUSES = _read("""
 sender_verify sender_rejected
-    sender verify; sender address verify; sender address reject unverified|undeliverable; verify .. sender|mailfrom; missing proper dns entries
+    sender verify; sender address verify; sender address reject unverified|undeliverable; verify .. sender|mailfrom;
+    missing proper dns entries
 unverified mailbox_temporarily_unavailable 4
     address reject unverified address
 listed_link message_rejected
@@ -66,8 +67,9 @@ own_trouble server_busy
     point|points back;
     not create|open|write|append .. file|database|output|mailbox
 block_list ip_blocklisted
-    #zone; blocklist; block|black|reject list; SOURCE ~ list; list in|on|by|under #host|#url|our|my|local|several; block using;
-    realtime block; block by rbl; spam source; block #host; found on one or more; open relay|proxy host|list|test
+    #zone; blocklist; block|black|reject list; SOURCE ~ list; list in|on|by|under #host|#url|our|my|local|several;
+    block using; realtime block; block by rbl; spam source; block #host; found on one or more;
+    open relay|proxy host|list|test
 reverse_name ptr_missing
     ptr; reverse dns|name|host|verify|record|address|resolution|entry|mapping|delegation|pointer; no reverse;
     ip name; not found your host|reverse; not found .. reverse; dns ~ #ip .. fail|not;
@@ -84,8 +86,8 @@ relay relay_denied
     not .. mail for .. domain|host|#host; domain .. not .. local|hosted|handle|serve|here|list|relay|allow|ours;
     #host .. not .. hosted|handle|serve; #host not domain
 message_form policy_rejected
-    header ~ error|invalid|not|no|multiple|missing|improper; invalid data; multiple address; 8 bit .. header; message .. bare;
-    comply|compliant|conform; protection|protected
+    header ~ error|invalid|not|no|multiple|missing|improper; invalid data; multiple address; 8 bit .. header;
+    message .. bare; comply|compliant|conform; protection|protected
 message_authentication policy_rejected
     dkim; dmarc; domainkeys; adsp; unauthenticated mail|message; authentication level|checks|results;
     spoof|spoofed|spoofing|forged|forgery|antispoof|antispoofing|impersonation
@@ -110,8 +112,8 @@ counted_refusals rate_limited
     too many recipient .. hour|day|minutes|time|period; recipient .. too many .. hour|day|minutes;
     directory harvest|harvesting; dha; dhap; dictionary attack; excessive .. unknown|unknowns|invalid
 mailbox_quota mailbox_full
-    BOX quota; WHO|box full; BOX .. space|storage .. over|full|limit; BOX too many mail|message; insufficient BOX storage|space;
-    BOX .. over .. storage|space|quota; space .. used up; much mail data
+    BOX quota; WHO|box full; BOX .. space|storage .. over|full|limit; BOX too many mail|message;
+    insufficient BOX storage|space; BOX .. over .. storage|space|quota; space .. used up; much mail data
 recipients too_many_recipients
     too many .. recipient|address|rcpts; max|maximum .. recipient|rcpts; recipient maximum;
     recipient .. limit|count|number .. over;
@@ -146,25 +148,24 @@ source_refused ip_blocked
     client|host|ip|#ip|network .. reject|block|ban; SOURCE .. not allow|authorized|accept|trust|trusted|welcome;
     SOURCE .. not .. whitelist; reject|block|ban .. your SOURCE|server|provider; reject|block|ban .. ip|#ip;
     your .. SOURCE|server .. reject|block|not|bad; access .. from SOURCE; connection|session reject|block|not|from;
-    reject|block .. connection; not accept .. connection; not allow to connection;
-    not accept|allow .. from .. SOURCE; mail|message from #ip|ip .. reject|block|not;
-    dynamic SOURCE|address|range|pool|assigned|allocated|space; dynamically assigned; bypassing .. relay;
-    your .. access .. reject|block; access .. system .. reject|block;
+    reject|block .. connection; not accept .. connection; not allow to connection; not accept|allow .. from .. SOURCE;
+    mail|message from #ip|ip .. reject|block|not; dynamic SOURCE|address|range|pool|assigned|allocated|space;
+    dynamically assigned; bypassing .. relay; your .. access .. reject|block; access .. system .. reject|block;
     invalid|unauthorized|untrusted|suspect|abusive|suspected ip|#ip|client|network|mta; unauthorized host;
-    sender ip ~ NO|invalid|fail; SOURCE .. abuse; unverified .. ip; not allow .. access; access .. from your; ip .. send .. not authorized|allow; ban send|SOURCE;
-    direct to mx; open .. relay
+    sender ip ~ NO|invalid|fail; SOURCE .. abuse; unverified .. ip; not allow .. access; access .. from your;
+    ip .. send .. not authorized|allow; ban send|SOURCE; direct to mx; open .. relay
 greylist_now greylisted 4
     come back; first time .. later|again|retry|sender; new|unknown|unfamiliar sender .. later|again|retry|wait;
     try|retry|again|wait .. seconds|minutes
 greylist greylisted
     greylist; grey|gray list
 recipient_restricted recipient_restricted
-    restrict ~ sender; restrict to|recipient; WHO|group|list .. restrict;
-    WHO|group|list .. only accept|receive|allow; only accept|receive|allow .. mail|message|from;
+    restrict ~ sender; restrict to|recipient; WHO|group|list .. restrict; WHO|group|list .. only accept|receive|allow;
+    only accept|receive|allow .. mail|message|from;
     not .. authorized|allow|permission .. send|mail|post|deliver .. WHO|group|list|@; deliver not authorized;
-    WHO|group .. not accept|want|receive|allow .. mail|message .. from;
-    user|recipient reject .. mail|message|sender; recipient .. reject .. receive|accept; sender .. not authorized|allow .. recipient|group;
-    internal|members only; block by .. recipient|user; preference|preferences; only .. sender; moderated|closed list;
+    WHO|group .. not accept|want|receive|allow .. mail|message .. from; user|recipient reject .. mail|message|sender;
+    recipient .. reject .. receive|accept; sender .. not authorized|allow .. recipient|group; internal|members only;
+    block by .. recipient|user; preference|preferences; only .. sender; moderated|closed list;
     closed|moderated|private mailing; mailing list .. not|no; not|no .. mailing list; not|no .. subscribed;
     accept|receive mail|message .. from .. only; recipient .. not want; no bounce|bounces
 sender sender_rejected
@@ -189,9 +190,9 @@ spam message_rejected
     looks like; score|scored; prohibited .. content|file|extension; filter|filtered; bulk; advertising|advertisement;
     pattern detection; abuse|abusive; mime; rfc 2822|5322; protected .. content
 policy policy_rejected
-    policy; administrative ~ NO|policy|action; administrator ~ NO; prohibited; permission;
-    access|transaction reject; access not allow; forbidden; security; not authorized|allow|welcome|trust|trusted;
-    unauthorized; all recipient address|reject; by .. rule|rules|ruleset|acl; not|no allow; not|no accept mail|message|bounces from;
+    policy; administrative ~ NO|policy|action; administrator ~ NO; prohibited; permission; access|transaction reject;
+    access not allow; forbidden; security; not authorized|allow|welcome|trust|trusted; unauthorized;
+    all recipient address|reject; by .. rule|rules|ruleset|acl; not|no allow; not|no accept mail|message|bounces from;
     no mail|message accept .. from
 """)
 
@@ -207,11 +208,11 @@ bad_syntax mailbox_bad_syntax 5
 moved mailbox_moved 5
     WHO .. moved; moved to; user not local; no longer on; please|try .. forward; try @; WHO .. changed; new address
 disabled mailbox_disabled
-    WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. unused; WHO .. not|no .. active|enabled|use|used|activated|monitored;
-    WHO|@ .. no|not longer|more; mail not accept .. address|user|mailbox;
+    WHO|mail|@ ~ disabled|locked; disabled WHO; WHO .. unused;
+    WHO .. not|no .. active|enabled|use|used|activated|monitored; WHO|@ .. no|not longer|more;
+    mail not accept .. address|user|mailbox;
     no|not longer .. active|use|used|valid|accept|work|works|monitored|with|available|employed|exist|person|on;
-    mail receive disabled;
-    left .. company|organization|organisation; WHO .. not|no .. receive|accept .. mail|message
+    mail receive disabled; left .. company|organization|organisation; WHO .. not|no .. receive|accept .. mail|message
 unknown_user mailbox_not_found
     WHO|@ ~ unknown|nonexistent|unrouteable|undeliverable|unallocated; WHO ~ invalid; unrouteable;
     undeliverable address; no|not such WHO|person|mail|name|local|id|here|@; WHO|@|mail ~ not|no exist|found;
@@ -227,7 +228,7 @@ unknown_user mailbox_not_found
     not list .. directory|domino|public; dead|mistyped|typo user|mailbox|address; not accept WHO;
     badrcptto|validrcptto; home directory; not found .. ldap|directory|table|database;
     no record .. WHO; no match .. WHO|directory; WHO .. no match; person not; no|not person;
-    no one .. address|mailbox|name|@;
+    nobody .. here|by|with|name; no one .. address|mailbox|name|@;
     mail to .. recipient|user|address|mailbox|@ .. not; not unique
 blocked_mailbox mailbox_disabled
     mailbox|account|user .. block
@@ -240,9 +241,10 @@ takes_no_mail host_accepts_no_mail 5
     no mail|smtp service|here|accept; accept no mail; no smtp service;
     domain not .. configured .. receive|accept|mail; null mx; nullmx; not mail host|exchanger
 domain_unknown domain_not_found
-    not found|find .. host name|named; not found mail exchanger; domain ~ not|no found|exist; domain ~ unknown|invalid|nonexistent|unrouteable;
-    domain not .. use|used|active|registered; host unknown; unknown host; no|not such domain|host;
-    host .. not found; no mx; not|no .. mail exchanger|host|hosts|server for domain; not|no .. mail exchanger; domain name not; nxdomain;
+    not found|find .. host name|named; not found mail exchanger; domain ~ not|no found|exist;
+    domain ~ unknown|invalid|nonexistent|unrouteable; domain not .. use|used|active|registered; host unknown;
+    unknown host; no|not such domain|host; host .. not found; no mx;
+    not|no .. mail exchanger|host|hosts|server for domain; not|no .. mail exchanger; domain name not; nxdomain;
     host|domain name verify|resolution fail; not found .. mx; no route to; invalid destination
 """)
 
@@ -254,10 +256,10 @@ protocol protocol_error
     unknown|invalid|unimplemented|unsupported command; syntax error; pipelining; synchronization; synchronisation;
     say|send|require|issue|expected .. recipient|mail|helo .. first|command|before; recipient|helo|mailfrom first;
     helo first; 8 bit; nested mail; protocol ~ error|violation|not; smtp protocol;
-    parameter|parameters .. not|unsupported|unknown|invalid; 8 bit; 8bit
+    parameter|parameters .. not|unsupported|unknown|invalid; 8bit
 server_state server_busy
     busy; shutdown; maintenance; overloaded; high|system|server|too load; load .. too|high|average;
-    service|system|server|host|resources|resource|directory|database .. unavailable|down|offline;
+    service|system|server|host|resources|resource|directory|database|backend|ldap .. unavailable|down|offline;
     host|server|service|system|resources not available; service|system|resources .. temporary;
     not available|accept .. moment|now|time; resources temporary;
     configuration|database|ldap|processing|software|backend|dns|resource|queue fail|problem|error;
@@ -288,18 +290,18 @@ refused rcpt_rejected 5
 GENERIC_WORDS = frozenset(
     _phrases("""
     reject; unavailable; undeliverable; unacceptable; not; accept; requested; action; taken; ok; valid; deliver; fail;
-    error; sorry; permanent; mail; smtp; command; recipient; mailbox; address; user; account; @; #host; to; for; by;
+    error; sorry; permanent; mail; smtp; recipient; mailbox; address; user; account; @; #host; to; for; by;
     from
 """)
 )
 
-# Words that say "you are refused as a source", in whatever kind of refusal.
+# Words that say "you are refused as a source", in whatever kind of refusal: nor does such a reply.
 _SOURCE = """
     your .. SOURCE|connection|system|provider; client host; ip|#ip .. NO|list; reject|block|ban|list .. ip|#ip;
     send ip|host; client address; ip address #ip; connection from|reject
 """
 
-# Words that say "not for good", whatever the code says.
+# Words that say "not for good", whatever the code says: such a reply never makes an invalid.
 _FOR_NOW = "temporary; try|again|retry later; for now"
 
 RULES: tuple[Rule, ...] = (*EXCUSES, *MAILBOX, *DOMAIN, *STATE, *POLICY, *GENERIC)

@@ -21,8 +21,9 @@ WORDS = vocabulary("""
     el il lo der die das dem den des ist est esta un une uno du de d au im ein eine hat wurde ya very really at ma
 user: users username benutzer benutzername empfangername nutzer utilisateur usuario utente uzytkownik gebruiker bruker
     anvandare kayttaja brukeren brugeren customer subscriber
-person: persona people nobody anybody somebody employee member spectator
-mailbox: mailboxes mbox inbox maildrop postfach boite bal casella casilla caixa buzon skrzynka mailfach postvak brevlada maibox mailboksen postkasse
+person: persona people anybody somebody employee member spectator
+mailbox: mailboxes mbox inbox maildrop postfach boite bal casella casilla caixa buzon skrzynka mailfach postvak
+    brevlada maibox mailboksen postkasse
 account: accounts acct konto konta kontos compte cuenta conta kunde benutzerkonto mailkonto rachunek
 recipient: recipients rcpt rcptto receiver addressee empfanger empfaenger destinataire destinatario destinataires
     destinatari mottaker mottagare odbiorca ontvanger recipent reciepient adressat
@@ -37,24 +38,27 @@ mailfrom: 5321mailfrom
 sender: senders absender absenders absenderadresse expediteur emetteur remitente mittente remetente nadawca afzender
     avsender originator
 unknown: unkown unknow inconnu inconnue inconnus unbekannt unbekannter unbekannte unbekannten desconocido desconocida
-    desconhecido desconhecida sconosciuto sconosciuta nieznany nieznana okand okant onbekend onbekende ukjent ukjente okanda ukendt unbekanntes inconnues unrecognized
-    unrecognised
-exist: exists existe existing existent existiert existieren esiste existence istnieje bestaat bestar finnes findes finns hittades existerar vorhanden existuje existieren existen existem exista
+    desconhecido desconhecida sconosciuto sconosciuta nieznany nieznana okand okant onbekend onbekende ukjent ukjente
+    okanda ukendt unbekanntes inconnues unrecognized unrecognised
+exist: exists existe existing existent existiert existieren esiste existence istnieje bestaat bestar finnes findes
+    finns hittades existerar vorhanden existuje existen existem exista
 nonexistent: nonexistant inexistant inexistante inexistent inexistente inesistente
-not: nicht kein keine keinen nie pas nao niet geen inte brak nema ikke cannot cant dont doesnt isnt wont unable havent hasnt
-    wasnt arent didnt couldnt non
+not: nicht kein keine keinen nie pas nao niet geen inte brak nema ikke cannot cant dont doesnt isnt wont unable havent
+    hasnt wasnt arent didnt couldnt non
 found: locate located find gefunden trouve trouvee trovato trovata encontrado encontrada znaleziono
 invalid: invalide invalides ungultig ungueltig ungultige ungueltige ungultiger invalido invalida illegal incorrect
     wrong errato errata erroneous malformed misspelled mistyped invaid bad
 valid: gultig gueltig valide valido deliverable
-disabled: disable disattivato disattivata desactivada desactivado desativada desativado deactivated deactivate desactive desactivee deaktiviert inactive inactif inaktiv inactivated
-    suspended suspend suspendu closed ferme deleted delete geloscht geloescht terminated frozen archived
-    retired expired inactivo inactiva expirado expirada discontinued nieaktywne nieaktywny inutilizzo inutilisee inativo inativa inativada removed dormant cancelled canceled deprovisioned decommissioned abandoned invalidated
+disabled: disable disattivato disattivata desactivada desactivado desativada desativado deactivated deactivate
+    desactive desactivee deaktiviert inactive inactif inaktiv inactivated suspended suspend suspendu closed ferme
+    deleted delete geloscht geloescht terminated frozen archived retired expired inactivo inactiva expirado expirada
+    discontinued nieaktywne nieaktywny inutilizzo inutilisee inativo inativa inativada removed dormant cancelled
+    canceled deprovisioned decommissioned abandoned invalidated
 locked: lock hold
 full: pleine voll ubervoll ueberfuellt uberfullt lleno llena plein piena pieno cheia vol
 quota: quotas quote overquota kvota
-over: atteinte exceed exceeds exceeded exceeding exceds exeeded exceeed exceded uberschritten ueberschritten depasse depassee
-    exhausted surpassed reached superata superato overdrawn excedido
+over: atteinte exceed exceeds exceeded exceeding exceds exeeded exceeed exceded uberschritten ueberschritten depasse
+    depassee exhausted surpassed reached superata superato overdrawn excedido
 storage: speicherplatz speicher diskspace
 bulk: bulkmail
 advertising: advertisement advertisements
@@ -69,8 +73,8 @@ available: disponible verfugbar verfuegbar reachable
 temporary: temporarily temporarly temporaire temporairement vorubergehend voruebergehend temporaneamente temporalmente
     temporaneo momentarily
 reject: rejected rejects rejecting rejection refuse refused refuses refusing refuser denied deny denies denying
-    abgelehnt abgewiesen verweigert rechazado rechazada rifiutato rifiutata rejete rejetee rejetes abgewiesene weigert refusee rejeitado odrzucona
-    odrzucono zuruckgewiesen declined decline disallowed
+    abgelehnt abgewiesen verweigert rechazado rechazada rifiutato rifiutata rejete rejetee rejetes abgewiesene weigert
+    refusee rejeitado odrzucona odrzucono zuruckgewiesen declined decline disallowed
 accept: accepted accepts accepting acceptable accepte aceptado accettato akzeptiert angenommen odbiera
 unacceptable: unaccepted unwelcome
 allow: allowed permit permitted erlaubt autorise permitido consentito permits allows
@@ -97,8 +101,8 @@ dynamic: dialup dsl residential dul dial
 access: zugriff acces acceso accesso
 known: bekannt connu conocido conosciuto conhecido znany
 relay: relais weiterleiten relaying relayed relays weiterleitung
-spam: antyspamowy spams spamming spammer spammers spamlike antispam junk junkmail unsolicited uce ube phishing phish phishy
-    malware worm suspicious
+spam: antyspamowy spams spamming spammer spammers spamlike antispam junk junkmail unsolicited uce ube phishing phish
+    phishy malware worm suspicious
 virus: viruses viren trojan infected
 uribl: surbl dbl
 content: contents inhalt attachment attachments anhang subject body

@@ -49,6 +49,17 @@ class Desk:
     failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
     suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
 
+    def distrust(self) -> None:
+        """Unbacked refusals prove nothing any more, wherever they come from; a resume remembers it."""
+        self.suspect = True
+        self.journal.put("suspect", True)
+
+    def trust(self) -> None:
+        """Somebody was accepted."""
+        if self.suspect:
+            self.suspect = False
+            self.journal.put("suspect", False)
+
     def write(self, outcomes: Sequence[Outcome], rows: Sequence[AuditRow]) -> None:
         """Replies to the journal, and then the audit's head to the state; nobody waits for it."""
         self.journal.record(outcomes, rows).then(self._written)

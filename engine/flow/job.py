@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,39 +71,55 @@ def read_suppression(path: Path) -> Suppression:
     return Suppression(frozenset(addresses), frozenset(domains))
 
 
-def open_job(path: Path, writer: Writer, job: Job, *, resume: bool, output: Path | None) -> tuple[Journal, Job, bool]:
-    """The journal at `path` for this job, the job as it goes on, and whether its intake is whole.
+def check_journal(path: Path, writer: Writer, job: Job, *, resume: bool) -> bool:
+    """Whether this job can have its journal at `path`, before anything is sent or touched; True where it goes on.
 
     Raises WrongUse where an unfinished journal is there without `resume`, or one that belongs to something else.
     """
-    if path.exists():
-        journal = Journal(path, writer)
+    if not path.exists():
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise WrongUse(f"{path}: no journal can be written there; make the folder, or name another --journal.")
+        return False
+    journal = Journal(path, writer)
+    try:
         known = journal.get("job")
-        if known is None:
-            journal.close()
-            raise WrongUse(f"{path}: this is no job journal; name another one with --journal.")
-        finished = journal.get("finished_at")
+        if known is None:  # killed before the job was in it: nothing is lost by beginning
+            return False
         if resume:
             difference = _difference(known, job)
             if difference:
-                journal.close()
                 raise WrongUse(f"{path}: this journal's job has another {difference}; start it anew without --resume.")
-            if finished:
-                journal.put("finished_at", None)
-                journal.reopen()
-            journal.begin(known["id"])
-            return journal, _job(known, job), bool(journal.get("sealed"))
-        journal.close()
-        if not finished:
+            return True
+        if not journal.get("finished_at"):
             raise WrongUse(
                 f"{path}: a job that is not finished is in this journal; go on with --resume, "
                 "or remove the file to start anew."
             )
-        path.rename(path.with_name(f"{(output or path).name}.{known['id']}.journal"))
+        return False
+    finally:
+        journal.close()
+
+
+def open_job(path: Path, writer: Writer, job: Job, *, goes_on: bool, output: Path | None) -> tuple[Journal, Job, bool]:
+    """The journal at `path` for this job, the job as it goes on, and whether its intake is whole.
+
+    `goes_on` is what `check_journal` said. A finished journal makes room: it is renamed to OUTPUT.<job id>.journal.
+    """
     journal = Journal(path, writer)
-    journal.put("job", _facts(job))
-    journal.begin(job.id)
-    return journal, job, False
+    known = journal.get("job")
+    if known is not None and not goes_on:
+        journal.close()
+        path.rename(path.with_name(f"{(output or path).name}.{known['id']}.journal"))
+        journal, known = Journal(path, writer), None
+    if known is None:
+        journal.begin(job.id)
+        journal.put("job", _facts(job))
+        return journal, job, False
+    journal.begin(known["id"])
+    if journal.get("finished_at"):
+        journal.put("finished_at", None)
+        journal.reopen()
+    return journal, _job(known, job), bool(journal.get("sealed"))
 
 
 def _facts(job: Job) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from engine.core.verdict import Step, next_move
 from engine.flow.dial import Desk, Line, SiteHosts, dial
 from engine.flow.evidence import audit_row, columns
 from engine.flow.judged import Judged
+from engine.flow.survey import ALIVE
 from engine.net.session import Answer
 from engine.store.journal import SETTLED
 
 ALIVE_S = 86_400.0  # a site that let us in is not dialled again for a day
-ALIVE = "alive_until"
 
 
 def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:

@@ -86,7 +86,7 @@ class Run:
             job=job, identity=settings.identity or Identity("none", "", ""), policies=settings.policies,
             journal=journal, state=state, secret=state.secret(), port=settings.port, clock=time.monotonic,
             wall=time.time, stamp=stamp, jitter=lambda: random.uniform(0, 0.1), transcript=transcript,
-            one_attempt=settings.one_attempt, failed=self.fail,
+            one_attempt=settings.one_attempt, failed=self.fail, suspect=bool(journal.get("suspect")),
         )  # fmt: skip
 
     # --- phases -----------------------------------------------------------------------------------------------

@@ -133,6 +133,7 @@ class Supply:
         self._queue(lane, load.site.key, load.site.id, load.pending, now)
         for _, name in load.unconfirmed:
             lane.queue.want_control(lane.queue.domains[name], now, now)
+        lane.brake.distrusts = lane.brake.distrusts or load.distrusted
         for _, name, code, text, local in load.unbacked:
             lane.brake.refused(name, plain_words(code, text, f"{local}@{name}"), now)
         return len(load.pending)

@@ -22,9 +22,21 @@ from engine.store.journal import Journal, Routed
 from engine.store.state import State
 
 IN_FLIGHT = 256  # domains resolved at a time
+ALIVE = "alive_until"  # what is learnt of a site that let us in: when to dial it again in Standard mode
 CHUNK = 1024  # domains a journal read and a facts query
 
 _DOMAIN_REASONS = frozenset({"domain_not_found", "domain_null_mx", "dns_timeout", "dns_servfail"})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A resolved domain, the policy of its mail hosts, and the site that they make."""
+
+    domain_id: int
+    route: Route
+    policy: Policy
+    claimed: bool  # by a provider's policy, not the default
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,44 +50,54 @@ class Survey:
     connect: bool = True
     clock: Callable[[], float] = lambda: 0.0
 
-    def run(self, journal: Journal, state: State | None, stamp: Callable[[], str], stop: Callable[[], bool]) -> int:
+    def run(self, journal: Journal, state: State, stamp: Callable[[], str], stop: Callable[[], bool]) -> int:
         """Route every domain of the journal that has no route yet; says how many."""
         pool = Pool(IN_FLIGHT)
         after = done = 0
         while not stop() and (chunk := journal.unrouted(after, CHUNK)):
             after = chunk[-1][0]
-            names = [name for _, name in chunk]
-            known = self._catch_alls(state, names)
-            routes = pool.imap(self.resolver.route, names, maxsize=IN_FLIGHT)
-            found = zip(chunk, routes, strict=True)
-            journal.route([self.judge(i, route, known.get(name, ""), stamp()) for (i, name), route in found])
+            found = []
+            for (domain_id, _), route in zip(
+                chunk, pool.imap(self.resolver.route, [name for _, name in chunk], maxsize=IN_FLIGHT), strict=True
+            ):
+                policy = self.policies.for_hosts(route.names)
+                claimed = policy is not self.policies.default
+                found.append(Found(domain_id, route, policy, claimed, site_key(route, claimed=claimed)))
+            known = self._known(state, found)
+            journal.route([self.judge(one, known.get(one.route.domain, ""), stamp()) for one in found])
             done += len(chunk)
         return done
 
-    def judge(self, domain_id: int, route: Route, catch_all_at: str, at: str) -> Routed:
-        """The journal's row for one resolved domain; `catch_all_at` is the site at which it is known to accept all."""
-        policy = self.policies.for_hosts(route.names)
-        name = policy.name
+    def judge(self, one: Found, known_at: str, at: str) -> Routed:
+        """The journal's row for one resolved domain.
+
+        `known_at` is the site at which nothing needs to be asked: one that is alive (Standard), or where the domain
+        is known to accept everybody (Enhanced).
+        """
+        route, policy = one.route, one.policy
         first = route.names[0] if route.names else ""
         if route.reason:
             stage = Stage.DOMAIN if route.reason in _DOMAIN_REASONS else Stage.HOSTS
-            return Routed(domain_id, "", "", name, "[]", route.reason, route.detail, stage, first, checked_at=at)
-        claimed = policy is not self.policies.default
-        key = site_key(route, claimed=claimed)
-        lane = name if policy.scope == "provider" else key
-        ended = self._end(policy, claimed=claimed, catch_all=catch_all_at == key)
-        reason, detail, answer = ended or ("", "", "not_checked")
+            return Routed(
+                one.domain_id, policy=policy.name, reason=route.reason, detail=route.detail, stage=stage,
+                mx_host=first, checked_at=at,
+            )  # fmt: skip
+        lane = policy.name if policy.scope == "provider" else one.key
+        reason, detail, answer = self._end(one, known=known_at == one.key) or ("", "", "not_checked")
         return Routed(
-            domain_id, key, lane, name, pack_hosts(route.dialable), reason, detail, Stage.HOSTS, first, answer, at
-        )
+            one.domain_id, one.key, lane, policy.name, pack_hosts(route.dialable), reason, detail, Stage.HOSTS, first,
+            answer, at,
+        )  # fmt: skip
 
-    def _end(self, policy: Policy, *, claimed: bool, catch_all: bool) -> tuple[str, str, str] | None:
+    def _end(self, one: Found, *, known: bool) -> tuple[str, str, str] | None:
         """What ends a domain's addresses without a session: (reason, detail, catch_all)."""
         if not self.connect:
             return "mailbox_unchecked", "not_connected", "not_checked"
-        if self.mode is Mode.STANDARD:
-            return ("mailbox_unchecked", "provider_known", "not_checked") if claimed else None
-        return self._unasked(policy, catch_all=catch_all)
+        if self.mode is Mode.ENHANCED:
+            return self._unasked(one.policy, catch_all=known)
+        if one.claimed or known:
+            return "mailbox_unchecked", "provider_known" if one.claimed else "known", "not_checked"
+        return None
 
     def _unasked(self, policy: Policy, *, catch_all: bool) -> tuple[str, str, str] | None:
         if policy.rcpt == "never":
@@ -88,10 +110,15 @@ class Survey:
             return "catch_all", "known", "yes"
         return None
 
-    def _catch_alls(self, state: State | None, names: Sequence[str]) -> dict[str, str]:
-        if state is None or self.mode is Mode.STANDARD:
-            return {}
-        facts = state.facts(names, self.clock())
+    def _known(self, state: State, found: Sequence[Found]) -> dict[str, str]:
+        """Domain -> the site at which the identity state knows the answer already."""
+        now = self.clock()
+        if self.mode is Mode.STANDARD:
+            alive = state.learned([one.key for one in found if one.key])
+            return {
+                one.route.domain: one.key for one in found if alive.get(one.key, {}).get(ALIVE, 0.0) > now
+            }  # fmt: skip
+        facts = state.facts([one.route.domain for one in found], now)
         return {name: fact.site for name, fact in facts.items() if fact.answer == ControlAnswer.ACCEPTS}
 
 

@@ -24,13 +24,24 @@ from engine.core.identity import Consent, Identity, Job, Mode
 from engine.core.policy import PolicySet
 from engine.core.result import Result
 from engine.flow.intake import Intake
-from engine.flow.job import Suppression, WrongUse, cells_of, mail_settings, open_job, result_of, results, take_in
+from engine.flow.job import (
+    Suppression,
+    WrongUse,
+    cells_of,
+    check_journal,
+    mail_settings,
+    open_job,
+    result_of,
+    results,
+    take_in,
+)
 from engine.flow.orders import OrderDesk
 from engine.flow.output import Layout, Stream, output_format, write_file
 from engine.flow.preflight import Check, preflight
 from engine.flow.run import Run, Settings, Snapshot, stamp
 from engine.net.resolver import Resolver
 from engine.store.audit import AuditRow
+from engine.store.database import StoreError
 from engine.store.journal import Journal
 from engine.store.lock import HeldByOther, IdentityLock
 from engine.store.state import State
@@ -112,19 +123,28 @@ class Verification:
             new_job_id(), request.mode, request.intake.name, request.intake.sha256, request.intake.column,
             request.consent, mail_settings(request.identity if request.connect else None),
         )  # fmt: skip
+        try:
+            request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise WrongUse(
+                f"{request.state.parent}: no folder for the state can be here; name it with --state."
+            ) from error
         with self._lock(job):
             resolver = Resolver(
                 request.dns, allow_private=request.allow_private,
                 ipv6=bool(request.identity and request.identity.public_v6),
             )  # fmt: skip
             try:
+                try:  # a file that can't be opened now was named wrongly; one that fails later is the disk's fault
+                    state = State(self._writer, request.state)
+                    goes_on = check_journal(request.journal, self._writer, job, resume=request.resume)
+                except StoreError as error:
+                    raise WrongUse(str(error)) from error
                 notes = self._preflight(resolver)
                 journal, job, sealed = open_job(
-                    request.journal, self._writer, job, resume=request.resume, output=request.output
+                    request.journal, self._writer, job, goes_on=goes_on, output=request.output
                 )
                 self._journal, self.job = journal, job
-                request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                state = State(self._writer, request.state)
                 journal.audit(notes).wait()
                 if not sealed:
                     journal.clear_input()
@@ -211,13 +231,14 @@ class Verification:
         request = self.request
         if request.identity is None or not request.connect:
             return nullcontext()
-        request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             return IdentityLock(
                 request.state.parent, request.identity.key, job=job.id, since=datetime.now(UTC).timestamp()
             )
         except HeldByOther as held:
             raise Held(str(held)) from held
+        except StoreError as error:
+            raise WrongUse(str(error)) from error
 
     def _tell(self, journal: Journal, over: Event) -> None:
         """Rows to a pipe as they settle; for a file, the part every 15 minutes. Ends between two writes."""

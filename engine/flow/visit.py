@@ -231,7 +231,7 @@ class Call:
         if one.answer.stage is not Stage.RCPT or one.answer.reply is None:
             return
         if one.accepted:
-            self.desk.suspect = False
+            self.desk.trust()
             if brake.doubt is Doubt.NONE:
                 brake.accepted()
         elif one.unbacked:
@@ -260,6 +260,8 @@ class Call:
             ladders=self.lane.policy.retry, now=wall,
         )  # fmt: skip
         found = columns(self.desk, self.line, one, attempts=item.attempts)
+        if move.provisional and (self.lane.brake.distrusts or self.desk.suspect):
+            return Outcome(item.id, SETTLED, found | {"reason": "refusals_suspect"})
         if move.at is None or self.desk.one_attempt:
             return Outcome(item.id, PROVISIONAL if move.provisional else SETTLED, found)
         _climb(item, move)
@@ -315,7 +317,8 @@ class Call:
         desk.journal.settle_refused(reason, lane=None if everywhere else lane.key)
         if doubt is Doubt.NONE:
             return
-        desk.suspect = desk.suspect or everywhere
+        if everywhere:
+            desk.distrust()
         brake.release()
         for concerned in [lane.queue.domains[name] for name in domains if name in lane.queue.domains]:
             lane.queue.drop_domain(concerned)

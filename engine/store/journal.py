@@ -136,6 +136,7 @@ class Load:
     pending: list[Pending]
     unconfirmed: list[tuple[int, str]]
     unbacked: list[tuple[int, str, int, str, str]]
+    distrusted: bool = False  # its unbacked refusals were found to prove nothing
 
 
 @dataclass(slots=True)
@@ -447,6 +448,7 @@ _WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a
               WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
 _OPEN_SITES = """SELECT id, key, lane, policy, hosts FROM sites s WHERE id > ? AND EXISTS
                  (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
+_DISTRUSTED = "SELECT EXISTS (SELECT 1 FROM addresses WHERE site_id = ? AND state = 3 AND reason = 'refusals_suspect')"
 _PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text, a.local
                   FROM addresses a JOIN domains d ON d.id = a.domain_id
                   WHERE a.site_id = ? AND a.state = 2 ORDER BY a.checked_at, a.id"""
@@ -467,7 +469,9 @@ def _do_load(after: int, limit: int, share: int, conn: sqlite3.Connection) -> li
                 unconfirmed[domain_id] = name
             else:
                 unbacked.append((domain_id, name, code, text, local))
-        loads.append(Load(site, _do_waiting(site.id, 0, share, conn), list(unconfirmed.items()), unbacked))
+        (distrusted,) = conn.execute(_DISTRUSTED, (site.id,)).fetchone()
+        pending = _do_waiting(site.id, 0, share, conn)
+        loads.append(Load(site, pending, list(unconfirmed.items()), unbacked, bool(distrusted)))
     return loads
 
 
@@ -499,6 +503,8 @@ def erase(conn: sqlite3.Connection, *, address: str = "", before: float | None =
 
     Chosen by the address itself (whatever its case), by the time of its last check, or all.
     """
+    if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'addresses'").fetchone():
+        return 0  # an audit without a list
     if everything:
         chosen = conn.execute("SELECT id FROM addresses WHERE key NOT LIKE 'erased:%'").fetchall()
     elif before is not None:

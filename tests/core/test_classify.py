@@ -137,6 +137,39 @@ WORLD = """
 501 5.1.3 Bad recipient address syntax | mailbox_bad_syntax
 553 5.6.7 Must declare SMTPUTF8 to send unicode address | protocol_error
 554 5.6.7 Non-ASCII local part | eai_unsupported
+550 The recipient's domain is not valid | domain_not_found
+550 The domain is no longer in use | domain_not_found
+550 Domain is disabled | domain_not_found
+550 Mail for this domain is not accepted here | relay_denied
+550 We do not serve that domain | relay_denied
+550 We are not an open relay | relay_denied
+550 Could not verify the sender; it may be blacklisted | sender_rejected
+550 Sender address rejected: undeliverable address: host mx.example[192.0.2.9] said: 550 User unknown | sender_rejected
+550 Your mailbox does not exist | sender_rejected
+550 A link in the message is on a list; blacklisted URL | message_rejected
+550 Message header is invalid | policy_rejected
+550 The sender's IP is not allowed | ip_blocked
+550 Refused because of the recipient's preferences | recipient_restricted
+550 This is a closed list | recipient_restricted
+550 No mail is accepted from that country | policy_rejected
+550 Dictionary attack | rate_limited
+450 Recipient address rejected: unverified address: connect to 192.0.2.9: refused | mailbox_temporarily_unavailable
+552 Recipient quota exceeded | mailbox_full
+550 Mailbox space used up | mailbox_full
+550 The user has too many messages | mailbox_full
+552 Message size exceeds the limit of the recipient | message_rejected
+550 The hourly quota is exceeded | rate_limited
+550 Nobody here by that name | mailbox_not_found
+550 No record of such a user | mailbox_not_found
+550 Not found in our LDAP directory | mailbox_not_found
+550 The address no longer works | mailbox_disabled
+550 She is no longer an employee | mailbox_disabled
+550 We cannot process this recipient | rcpt_rejected
+550 Benutzer nicht bekannt | mailbox_not_found
+550 Kein solches Konto | mailbox_not_found
+550 Onbekende gebruiker | mailbox_not_found
+550 Cuenta inactiva | mailbox_disabled
+550 Ihre IP-Adresse ist gesperrt | ip_blocked
 530 5.1.1 No such user | auth_required
 535 User unknown | auth_required
 """
@@ -232,6 +265,50 @@ def test_recipient_evidence_is_an_unknown_user_under_any_other_5yz(code: int) ->
     """5.1.1 or the words are evidence, whatever the code (hard rule 4)."""
     assert classify(code, "5.1.1", "", Stage.RCPT).reason.code == "mailbox_not_found"
     assert classify(code, "", "No such user", Stage.RCPT).reason.code == "mailbox_not_found"
+
+
+@pytest.mark.parametrize("predicate", ["does not exist", "is unknown", "was not found", "is invalid"])
+def test_the_subject_decides_who_is_refused(predicate: str) -> None:
+    """The same predicate of the recipient, its domain, our sender or our HELO name is four different answers."""
+    subjects = {
+        "The recipient": "mailbox_not_found",
+        "The user a@b.example": "mailbox_not_found",
+        "The domain": "domain_not_found",
+        "The sender": "sender_rejected",
+        "The HELO name": "helo_rejected",
+    }
+    for subject, want in subjects.items():
+        assert want == classify(550, "", f"{subject} {predicate}", Stage.RCPT).reason.code
+
+
+@pytest.mark.parametrize("text", USER_UNKNOWN)
+@pytest.mark.parametrize("for_now", ["temporarily", "please try later", "for now"])
+@pytest.mark.parametrize("enhanced", ["", "5.1.1", "5.2.1"])
+def test_a_refusal_for_now_is_never_an_invalid(text: str, for_now: str, enhanced: str) -> None:
+    """Some servers say 5yz and mean a moment: the words count."""
+    assert Category.RISKY is classify(550, enhanced, f"{text}, {for_now}", Stage.RCPT).reason.category
+
+
+@pytest.mark.parametrize("text", USER_UNKNOWN)
+@pytest.mark.parametrize("source", ["your network", "your client", "the sending host", "your connection"])
+@pytest.mark.parametrize("enhanced", ["", "5.1.1", "5.2.1"])
+def test_a_refusal_that_speaks_of_our_host_is_never_an_invalid(text: str, source: str, enhanced: str) -> None:
+    """Whatever is said of our host, known words or not: the refusal may be ours."""
+    assert Category.RISKY is classify(550, enhanced, f"{text}; we know {source}", Stage.RCPT).reason.category
+
+
+@pytest.mark.parametrize("text", ["Recipient rejected", "mailbox unavailable", "Address rejected (R4)", "Not accepted"])
+def test_only_a_refusal_that_says_no_more_is_generic(text: str) -> None:
+    """Identifiers say nothing; any other unknown word explains it, in a way that is not guessed at (hard rule 4)."""
+    assert classify(550, "", text, Stage.RCPT).reason.category is Category.INVALID
+    assert classify(550, "", f"{text}: gizmo", Stage.RCPT).reason.code == "unclassified_reply"
+
+
+def test_a_quoted_server_is_not_our_host() -> None:
+    """`host name[address]` is who answered the server that we asked, also where its quote is cut off."""
+    text = "Recipient address rejected: undeliverable address: host mx.b.example[192.0.2.9]"
+    for quote in ("", " said: 550 5.1.1 User unknown"):
+        assert classify(550, "5.1.1", text + quote, Stage.RCPT).reason.code == "mailbox_not_found"
 
 
 def test_only_refusals_with_recipient_evidence_are_backed() -> None:

@@ -223,7 +223,7 @@ def test_nobody_is_dialled_whose_answer_means_nothing_or_who_forbids_it(lab, ver
 
 
 def test_the_refusal_budget_is_never_overdrawn(lab, verify, addresses_of):
-    """Five refusals an hour are five, over all sessions and runs; what finds no token waits, and the deadline ends it."""
+    """Five refusals an hour are five, over all sessions and runs; what finds no token waits."""
     tight = {"default": CAREFUL["default"] | {"refusals": {"per_session": 3, "rate": "5/h..5/h"}}}
     first = verify(lab, addresses_of("gone.lab", 25), policies=tight, deadline_s=1.0)
     refused = [one for one in first.log.asked if one.reply.startswith("5")]

@@ -140,7 +140,8 @@ def test_without_connecting_neither_identity_nor_consent_is_needed(lab, verify):
     rows = ["ada@normal.lab", "ada@nowhere.lab", "not an address"]
     run = verify(lab, rows, mode=Mode.STANDARD, connect=False, identity=None, consent=None)
     assert run.reasons == {
-        "ada@normal.lab": "mailbox_unchecked", "ada@nowhere.lab": "domain_not_found", "not an address": "syntax_invalid",
+        "ada@normal.lab": "mailbox_unchecked", "ada@nowhere.lab": "domain_not_found",
+        "not an address": "syntax_invalid",
     }  # fmt: skip
     assert run.log.rows == []
 
@@ -337,8 +338,9 @@ def test_one_verification_holds_an_identity(lab, verify, tmp_path):
     folder = tmp_path / "state"
     folder.mkdir()
     holder = (
-        "import sys, time; from pathlib import Path; from engine.store.lock import IdentityLock;"
-        "lock = IdentityLock(Path(sys.argv[1]), '127.0.0.1', job='20261122-other', since=1); print(flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from engine.store.lock import IdentityLock;"
+        "lock = IdentityLock(Path(sys.argv[1]), '127.0.0.1', job='20261122-other', since=1);"
+        "print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", holder, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

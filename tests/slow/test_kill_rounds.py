@@ -159,7 +159,7 @@ def settled_in(journal, scratch):
 
 @pytest.mark.parametrize("seed", [random.SystemRandom().randrange(10**6)])
 def test_a_run_killed_twenty_times_and_resumed_is_the_same_run(lab, start, tmp_path, seed):
-    """No row lost, none twice, each as in the undisturbed run; no settled verdict is asked again; the audit is whole."""
+    """No row lost, none twice, each as in the undisturbed run; nothing settled is asked again; a whole audit."""
     print(f"seed {seed}")
     assert start("whole").wait(FINISH_S) == 0, (tmp_path / "whole" / "said.txt").read_text()
     lab.forget()
