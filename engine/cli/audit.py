@@ -37,7 +37,7 @@ def audit() -> None:
     """Check, export or erase the audit in a job's journal."""
 
 
-@audit.command()
+@audit.command(short_help="Check that no row was changed, removed or inserted.")
 @_journal
 @click.option(
     "--state",
@@ -72,7 +72,7 @@ def verify(journal: Path, state_path: Path | None) -> None:
     click.echo(f"{told}: whole; {known}.")
 
 
-@audit.command()
+@audit.command(short_help="Write every row as one JSON object a line.")
 @_journal
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A new file; default: stdout.")
 def export(journal: Path, output: Path | None) -> None:
@@ -82,7 +82,7 @@ def export(journal: Path, output: Path | None) -> None:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-@audit.command()
+@audit.command(short_help="Delete personal values; the chain stays whole.")
 @_journal
 @click.option("--address", help="Erase what was kept of this address.")
 @click.option("--before", help="Erase what is older: a date or time, RFC 3339 (UTC where it names no zone).")

@@ -63,7 +63,7 @@ def check(addresses: tuple[str, ...], mode: str, transcript: bool, as_json: bool
         for result in results:
             print(json.dumps(result, ensure_ascii=False) if as_json else "\n".join(_lines(result, who.policies)))
         if not as_json:
-            _say_next(mode, who)
+            _say_next(mode, who, lab=flags["lab"])
 
 
 def _results(
@@ -105,7 +105,7 @@ def _lines(found: dict[str, Any], policies: PolicySet) -> list[str]:
         return [str(found["address"]), f"  error     {found['error']}"]
     reason = REASONS[found["reason"]]
     lines = [str(found["address"]), f"  verdict   {found['category']}: {reason.code}" + _detail(found)]
-    lines.append(f"  meaning   {reason.meaning}" + ("" if reason.answered else " (nothing learnt about the mailbox)"))
+    lines.append(f"  meaning   {reason.meaning}" + ("" if reason.answered else "; nothing learnt of the mailbox"))
     if found["mx_host"]:
         where = f"{found['mx_host']} [{found['mx_ip']}]" if found["mx_ip"] else found["mx_host"]
         lines.append(f"  mail host {where}, policy {found['provider']}")
@@ -144,11 +144,12 @@ def _next(found: dict[str, Any], policies: PolicySet) -> str:
             return ""
 
 
-def _say_next(mode: str, who: Asking) -> None:
+def _say_next(mode: str, who: Asking, *, lab: bool) -> None:
     if who.identity is None:
         print(
             "\nThis ended at the mail hosts. To connect (SG4), say who asks: --identity FILE or `engine identity init`."
             "\nTo ask about the mailbox (SG5), add --mode enhanced with --consent REF --consent-by WHO."
         )
     elif mode != Mode.ENHANCED:
-        print("\nThis ended at EHLO. To ask about the mailbox: --mode enhanced --consent REF --consent-by WHO.")
+        consent = "" if lab else " --consent REF --consent-by WHO"
+        print(f"\nThis ended at EHLO. To ask about the mailbox: --mode enhanced{consent}.")

@@ -138,9 +138,12 @@ def _again(path: Path, policies: PolicySet) -> None:
 
 def _refusals(path: Path) -> Iterator[dict[str, Any]]:
     from engine.store import audit  # noqa: PLC0415 - a pipe needs no store
-    from engine.store.database import JOURNAL, open_read_only  # noqa: PLC0415
+    from engine.store.database import JOURNAL, StoreError, open_read_only  # noqa: PLC0415
 
-    with open_read_only(path, JOURNAL) as conn:
-        for row in audit.export(conn):
-            if row["code"] is not None and row["code"] >= 400:
-                yield row
+    try:
+        with open_read_only(path, JOURNAL) as conn:
+            for row in audit.export(conn):
+                if row["code"] is not None and row["code"] >= 400:
+                    yield row
+    except StoreError as error:
+        raise click.UsageError(str(error)) from error

@@ -28,7 +28,7 @@ def identity() -> None:
     """The name under which this machine asks."""
 
 
-@identity.command()
+@identity.command(short_help="Write the identity, and say which DNS records it needs.")
 @click.option("--helo", metavar="NAME", default="", help="The name to greet with.")
 @click.option("--mail-from", metavar="ADDR", default="", help="An existing mailbox of yours.")
 @click.option("--public-ip", metavar="IP", default="", help="The address that the world sees.")
@@ -51,7 +51,8 @@ def init(
         made = identity_from_flags(**answers, bind=bind, pools=pools)
         write_section(path, made, bind, force=force)
     except SettingsError as error:
-        click.echo(f"Error: {error}", err=True)
+        said = str(error).replace(" (or give --identity FILE)", "; give it, or answer on a terminal")
+        click.echo(f"Error: {said}", err=True)
         sys.exit(2)
     except OSError as error:
         click.echo(f"Error: {path} can't be written: {error.strerror}; name another file with --config", err=True)

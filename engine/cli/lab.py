@@ -52,13 +52,13 @@ def _where(running: LabProcess, spec: Path | None) -> list[str]:
     ]
 
 
-@lab.command()
+@lab.command(short_help="Verify the shipped list against the lab.")
 @click.option("-o", "--output", type=_FILE, default=Path("demo-out/verdicts.csv"), help="Where the rows go.")
 def demo(output: Path) -> None:
     """Verify the shipped list of a few hundred addresses against the lab, and print the table of verdicts."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    for old in output.parent.glob(f"{output.name}*"):
-        old.unlink()
+    for suffix in ("", ".part", ".journal", ".journal-wal", ".journal-shm"):  # of the last demo
+        output.with_name(output.name + suffix).unlink(missing_ok=True)
     shipped = str(SHIPPED.with_name("demo.csv"))
     click.echo(f"engine verify {shipped} -o {output} --mode enhanced --lab")
     verify.main([shipped, "-o", str(output), "--mode", "enhanced", "--lab"], standalone_mode=False)

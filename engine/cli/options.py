@@ -36,11 +36,11 @@ _OPTIONS = (
     click.option("--consent-at", metavar="TIME", default="", help="When it was granted (RFC 3339); now, if not given."),
     click.option("--consent-file", type=_FILE, help="The whole record from a YAML or JSON file."),
     click.option("--identity", "identity_file", type=_FILE, help="Who asks: a YAML file."),
-    click.option("--helo", default="", metavar="NAME", help="Who asks, by flags: the HELO name,"),
-    click.option("--mail-from", default="", metavar="ADDR", help="an existing mailbox of yours,"),
-    click.option("--public-ip", default="", metavar="IP", help="the address that the world sees,"),
-    click.option("--bind", default="", metavar="IP", help="the local address to connect from,"),
-    click.option("--pool", "pools", multiple=True, metavar="TAG", help="pool tags that some policies ask for."),
+    click.option("--helo", default="", metavar="NAME", help="Who asks, by flags: the HELO name."),
+    click.option("--mail-from", default="", metavar="ADDR", help="Who asks, by flags: an existing mailbox of yours."),
+    click.option("--public-ip", default="", metavar="IP", help="Who asks, by flags: the address that the world sees."),
+    click.option("--bind", default="", metavar="IP", help="Who asks, by flags: the local source address."),
+    click.option("--pool", "pools", multiple=True, metavar="TAG", help="Who asks, by flags: a pool that it is in."),
     click.option("--policies", "policy_dirs", multiple=True, metavar="DIR",
                  type=click.Path(exists=True, file_okay=False, path_type=Path),
                  help="Policy files over the shipped ones; may be given more than once."),
@@ -94,6 +94,8 @@ def asking(mode: Mode | None, flags: dict[str, Any]) -> Iterator[Asking]:
         "yes",
         "true",
     }
+    if flags["pools"] and not flags["helo"]:
+        raise WrongUse("--pool belongs to --helo, --mail-from and --public-ip; a file names them as pool_tags.")
     identity = find_identity(
         settings, file=flags["identity_file"], helo=flags["helo"], mail_from=flags["mail_from"],
         public_ip=flags["public_ip"], bind=flags["bind"], pools=flags["pools"],
@@ -104,8 +106,8 @@ def asking(mode: Mode | None, flags: dict[str, Any]) -> Iterator[Asking]:
         identity=identity,
         consent=_consent(flags, now) if mode is Mode.ENHANCED else None,
         suppression=read_suppression(Path(suppress)) if suppress else Suppression(),
-        dns=tuple(_server(each) for each in _listed(dns)) or None,
-        smtp_port=int(settings.option("smtp_port", flags["smtp_port"], 25)),
+        dns=tuple(name_server(each) for each in _listed(dns)) or None,
+        smtp_port=number(settings.option("smtp_port", flags["smtp_port"], 25), "smtp_port", 1, 65_535),
         allow_private=private,
         accepted_risk=flags["accepted_risk"],
         settings=settings,
@@ -125,6 +127,11 @@ def _lab(flags: dict[str, Any]) -> Iterator[Asking]:
     from engine.lab.process import LabProcess  # noqa: PLC0415
     from engine.lab.spec import SHIPPED  # noqa: PLC0415
 
+    brings = ("identity_file", "helo", "mail_from", "public_ip", "bind", "pools", "dns", "smtp_port", "consent_file")
+    given = next((name for name in brings if flags[name]), "")
+    if given:
+        flag = given.removesuffix("_file").replace("_", "-").replace("pools", "pool")
+        raise WrongUse(f"--lab brings its own identity, consent and DNS; --{flag} has no place beside it.")
     folder = SHIPPED.parent
     suppress = flags["suppress"]
     with LabProcess(log=False) as lab:
@@ -140,13 +147,38 @@ def _lab(flags: dict[str, Any]) -> Iterator[Asking]:
         )
 
 
+def option(who: Asking, name: str, flag: Any, default: Any = None) -> Any:
+    """A flag, or what environment and settings file say where it is not given."""
+    if who.settings is None:
+        return default if flag is None else flag
+    return who.settings.option(name, flag, default)
+
+
+def number(value: Any, name: str, low: int, high: int) -> int:
+    """A whole number of a setting that may come from the environment."""
+    text = str(value).strip()
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise WrongUse(f"{name} (ENGINE_{name.upper()}): '{text}' is no number from {low} to {high}.")
+    return int(text)
+
+
+def _yes(value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text in {"1", "yes", "true", "on"}:
+        return True
+    if text in {"0", "no", "false", "off", ""}:
+        return False
+    raise WrongUse(f"allow_private (ENGINE_ALLOW_PRIVATE): '{text}' is neither yes nor no.")
+
+
 def _listed(value: Any) -> list[str]:
     if isinstance(value, str):
         return [each.strip() for each in value.split(",") if each.strip()]
     return [str(each) for each in value]
 
 
-def _server(text: str) -> tuple[str, int]:
+def name_server(text: str) -> tuple[str, int]:
+    """An --dns option: HOST, HOST:PORT or [IPV6]:PORT."""
     host, port = text, 53
     if text.startswith("[") and "]" in text:
         host, _, rest = text[1:].partition("]")

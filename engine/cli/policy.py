@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 import yaml
 
+from engine.cli.options import name_server
 from engine.core.address import Address, parse
 from engine.core.ceiling import USUAL_REFUSED, across_sites, ceilings
 from engine.core.policy import DEFAULT_NAME, Policy, PolicySet, Source, plain_host
@@ -39,7 +40,7 @@ def policy() -> None:
     """Check, explain and show provider policies."""
 
 
-@policy.command("check")
+@policy.command("check", short_help="Read all policies and tell everything that is wrong.")
 @click.argument("more", metavar="[DIR]...", nargs=-1, type=click.Path(file_okay=False, exists=True, path_type=Path))
 @_directories
 def check_command(more: Sequence[Path], directories: Sequence[Path]) -> None:
@@ -56,7 +57,7 @@ def check_command(more: Sequence[Path], directories: Sequence[Path]) -> None:
     )
 
 
-@policy.command()
+@policy.command(short_help="Print the effective values of one policy.")
 @click.argument("name")
 @_directories
 def show(name: str, directories: Sequence[Path]) -> None:
@@ -78,7 +79,7 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-@policy.command()
+@policy.command(short_help="Tell which policy an address falls under, and what it allows.")
 @click.argument("target", metavar="ADDRESS|DOMAIN")
 @click.option("--mx", "hosts", metavar="HOST", multiple=True, help="A mail host, instead of asking DNS for them.")
 @click.option("--offline", is_flag=True, help="Go by the domains that the policies name, and ask no DNS.")
@@ -144,19 +145,12 @@ def _resolve(domain: str, servers: Sequence[str]) -> tuple[tuple[str, ...], str]
     """The domain's mail host names, or why there are none."""
     from engine.net.resolver import Resolver  # noqa: PLC0415 - it loads c-ares, which the other commands don't need
 
-    resolver = Resolver([_server(text) for text in servers] or None, allow_private=True)  # nothing is dialled here
+    resolver = Resolver([name_server(text) for text in servers] or None, allow_private=True)  # nothing is dialled here
     try:
         route: Route = resolver.route(domain)
     finally:
         resolver.close()
     return route.names, f"DNS gave no mail host ({route.reason})" if not route.names else ""
-
-
-def _server(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise click.UsageError(f"--dns: {text!r} is no name server (expected HOST:PORT, for example 127.0.0.1:5300)")
-    return host.strip("[]"), int(port)
 
 
 def _why(found: PolicySet, names: Sequence[str]) -> str:

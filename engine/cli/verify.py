@@ -12,10 +12,11 @@ from typing import Any
 import click
 import gevent
 
-from engine.cli.options import MODES, Asking, asking, asking_options, missing_identity, seconds
+from engine.cli.options import MODES, Asking, asking, asking_options, missing_identity, number, option, seconds
 from engine.cli.progress import Progress
 from engine.cli.tables import forecast_lines, verdict_lines
 from engine.core.identity import Mode
+from engine.core.reasons import ENDINGS
 from engine.flow.intake import open_intake
 from engine.flow.job import WrongUse
 from engine.flow.output import check_output
@@ -30,7 +31,11 @@ FILES_BESIDE = 200  # descriptors that are no sessions: databases, DNS, the outp
 @click.option("--mode", default="", metavar="MODE", help="standard or enhanced; there is no default.")
 @click.option("--column", metavar="NAME", help="The address column; found by itself where it can be.")
 @click.option("--no-connect", is_flag=True, help="End at the mail hosts: syntax and DNS only, no identity needed.")
-@click.option("--journal", type=click.Path(dir_okay=False, path_type=Path), help="The job's file; OUTPUT.journal.")
+@click.option(
+    "--journal",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The job's journal; OUTPUT.journal, if not given.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run of this job stopped or was killed.")
 @click.option("--concurrency", type=click.IntRange(1, 20000), help="Sessions open at once; 500, if not given.")
 @click.option("--deadline", metavar="DURATION", help="End after this time; what still waits is written as such.")
@@ -65,12 +70,12 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
             f"engine verify {shlex.quote(source)} -o FILE --mode {chosen.value} --resume --journal JOURNAL ..."
         )
     check_output(output, source)
-    deadline_s = seconds(flags["deadline"], "--deadline")
     with open_intake(source, flags["column"]) as intake, asking(chosen, flags) as who:
         if who.identity is None and not flags["no_connect"]:
             raise missing_identity("A run that connects")
         if who.allow_private and not flags["lab"]:
             print("engine: private mail hosts are admitted (--allow-private): for test networks only.", file=sys.stderr)
+        deadline_s = seconds(option(who, "deadline", flags["deadline"]), "--deadline")
         request = Request(
             intake=intake, mode=chosen, policies=who.policies, journal=_journal(flags["journal"], output, who),
             state=who.state, output=None if output == "-" else Path(output),
@@ -102,11 +107,14 @@ def _run(request: Request, output: str, *, show_progress: bool) -> None:
         finally:
             if progress is not None:
                 progress.stop()
-        for line in verdict_lines(verification.counts()):
+        counts = verification.counts()
+        for line in verdict_lines(counts):
             print(line, file=say)
     if not done:
         print(f"engine: stopped; everything settled is kept. Go on with: {_resume_command()}", file=sys.stderr)
         sys.exit(1)
+    if any(counts.get(code) for code in ENDINGS):
+        print("What ended without a verdict is taken up again with --resume.", file=say)
     if output != "-":
         print(f"Written to {output}; the journal with the evidence is {request.journal}.", file=say)
 
@@ -156,7 +164,7 @@ def _journal(named: Path | None, output: str, who: Asking) -> Path:
 
 def _concurrency(flag: int | None, who: Asking) -> int:
     """Sessions at once, as far as this process may open files; the soft limit is raised to the hard one."""
-    wanted = int(who.settings.option("concurrency", flag, 500)) if who.settings else flag or 500
+    wanted = number(option(who, "concurrency", flag, 500), "concurrency", 1, 20_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

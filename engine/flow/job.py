@@ -55,7 +55,8 @@ def read_suppression(path: Path) -> Suppression:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise WrongUse(f"{path}: the suppression list can't be read ({error}); give a text file in UTF-8.") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise WrongUse(f"{path}: the suppression list can't be read ({why}); give a text file in UTF-8.") from error
     for number, line in enumerate(lines, 1):
         entry = line.split("#", 1)[0].strip()
         if not entry:

@@ -501,6 +501,8 @@ def _do_settle_site(site_id: int, columns: dict[str, Any], conn: sqlite3.Connect
 def erase(conn: sqlite3.Connection, *, address: str = "", before: float | None = None, everything: bool = False) -> int:
     """Delete what names a person from rows and addresses; verdicts and counts stay. Says how many addresses lost it.
 
+    One that was still open is never asked: it ends as `suppressed_local`, detail `erased`.
+
     Chosen by the address itself (whatever its case), by the time of its last check, or all.
     """
     if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'addresses'").fetchone():
@@ -519,6 +521,10 @@ def erase(conn: sqlite3.Connection, *, address: str = "", before: float | None =
         chosen = conn.execute(query, (address.casefold(), address.casefold())).fetchall()
     conn.executemany("UPDATE rows SET cells = '[]', text = '' WHERE address_id = ?", chosen)
     conn.executemany(
-        "UPDATE addresses SET key = 'erased:' || id, local = '', suggestion = '', text = '' WHERE id = ?", chosen
+        f"""UPDATE addresses SET key = 'erased:' || id, local = '', suggestion = '', text = '',
+                   detail = CASE WHEN state = {SETTLED} THEN detail ELSE 'erased' END,
+                   reason = CASE WHEN state = {SETTLED} THEN reason ELSE 'suppressed_local' END, state = {SETTLED}
+            WHERE id = ?""",  # noqa: S608 - our own number
+        chosen,
     )
     return len(chosen)

@@ -21,7 +21,7 @@ from engine.lab.spec import SHIPPED
 LAB = SHIPPED.parent
 LIMIT_S = 40
 SPEC = {
-    "personas": {"sluggish": {"delay": {"rcpt": "60ms"}, "pipelining": False, "starttls": False}},
+    "personas": {"sluggish": {"delay": {"rcpt": "35ms"}, "pipelining": False, "starttls": False}},
     "domains": {
         "normal.lab": {"mailboxes": ["ada", "grace"]},
         "slow.lab": {"persona": "sluggish", "mailboxes": [f"u{n:02}" for n in range(1, 41)]},
