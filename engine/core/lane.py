@@ -310,7 +310,9 @@ class Lane:
         """When the brake's positive control may be asked: within the session rate, from an allowance of its own."""
         if self.brake.doubt is not Doubt.ASKING or self.open_sessions or self.breaker.state is BreakerState.HALF_OPEN:
             return None
-        due = max(self._sessions.ready_at(now), self.brake.ask_at)
+        due = self.brake.ask_at  # it may lie behind us, and then sorts before every lane that is ready now
+        if self._sessions.ready_at(now) > now:
+            due = max(due, self._sessions.ready_at(now))
         if not self.brake.asked:
             due = max(due, self._positive_at)
         return max(due, self.breaker.until) if self.breaker.state is BreakerState.OPEN else due
