@@ -19,6 +19,7 @@ from engine.core.policy import Policy
 from engine.core.queue import Domain, Item, Queue
 from engine.core.reasons import Fault, Reach, Reason
 
+MAX_TRANSACTIONS = 10  # in a session: Exim counts RSETs and drops it at the 12th (smtp_accept_max_nonmail = 10)
 PATIENCE_S = 2.0  # no session idles for tokens: one that would wait longer says QUIT
 AGE = 0.5  # of the session's time: after that no transaction is begun that the deadline could cut
 DOMAINS_IN_A_ROW = 3  # so many domains of a lane that refuse us one after the other are the source's refusal
@@ -58,6 +59,7 @@ class Visit:
     started_at: float
     recipients: int = 0
     refusals: int = 0
+    transactions: int = 0
     half_open: bool = False
     touched: set[str] = field(default_factory=set)
 
@@ -142,7 +144,8 @@ class Lane:
         self.queue.wake(now)
         left = self.policy.refusals.per_session - visit.refusals
         stopped = visit.half_open or self.breaker.state is not BreakerState.CLOSED or self.brake.doubt is not Doubt.NONE
-        if stopped or visit.recipients >= self.per_session or left < 1 or self._old(visit, now):
+        spent = visit.recipients >= self.per_session or left < 1 or visit.transactions >= MAX_TRANSACTIONS
+        if stopped or spent or self._old(visit, now):
             return None
         domain = self.queue.next(visit.site)
         if domain is None or domain.hold is not None or not self.budget.room(now):
@@ -194,13 +197,17 @@ class Lane:
                 self._answered(domain.name, refused=False)
             self._weigh(reason, now, jitter, first=first)
 
-    def settle(self, visit: Visit, batch: Batch, refused: int, now: float) -> int:
-        """The answers of a batch are in: give back what was not refused; says how many tokens that is."""
+    def settle(self, visit: Visit, batch: Batch, refused: int, now: float, *, errors: int | None = None) -> int:
+        """The answers of a batch are in: give back what was not refused; says how many tokens that is.
+
+        The session keeps those of all `errors`, 4yz included: Postfix counts them alike, slows down from the 10th in a
+        session and ends it at the 20th; postscreen ends one after 20 commands.
+        """
         back = 0
         if batch.spending is not None:
             back = batch.spending.tokens - refused
+            visit.refusals -= batch.spending.tokens - max(refused, errors or 0)
             self.budget.give_back(batch.spending, back)
-            visit.refusals -= back
             batch.domain.in_flight -= 1
         batch.domain.busy = False
         self.queue.offer(batch.domain, now)
@@ -256,6 +263,7 @@ class Lane:
     @staticmethod
     def _count(visit: Visit, batch: Batch) -> None:
         visit.recipients += batch.tokens
+        visit.transactions += 1
         visit.refusals += batch.tokens
         visit.touched.add(batch.domain.name)
 

@@ -89,12 +89,14 @@ def names(route):
 # A real server
 
 
-def test_hosts_stand_by_preference(resolve):
-    """The lowest preference comes first, each host with its addresses."""
-    route = resolve.route("two.t.lab")
+def test_hosts_stand_by_preference(zone):
+    """The lowest preference comes first, each host with its addresses, for as long as the TTL says."""
+    resolver = Resolver([zone], allow_private=True, timeout_s=4, clock=lambda: 1000.0)
+    route = resolver.route("two.t.lab")
+    resolver.close()
     assert names(route) == [("a.t.lab", ("127.1.2.3",), ""), ("b.t.lab", ("127.1.2.4",), "")]
     assert (route.reason, route.implicit) == ("", False)
-    assert 299 < route.ttl_s <= 300
+    assert route.ttl_s == 300
 
 
 def test_a_null_mx_is_a_verdict(resolve):
