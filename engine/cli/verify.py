@@ -95,7 +95,10 @@ def _run(request: Request, output: str, *, show_progress: bool) -> None:
 
     def tell_forecast(forecasts: list[Any]) -> None:
         for line in forecast_lines(forecasts):
-            print(line, file=say)
+            if progress is not None:
+                progress.say(line)
+            else:
+                print(line, file=say)
 
     with Verification(request, forecast=tell_forecast) as verification:
         for number in (signal.SIGINT, signal.SIGTERM):
