@@ -120,8 +120,7 @@ class Lane:
         if self.queue.empty:
             return ""
         if self.open_sessions >= self.policy.sessions.concurrency:
-            idle = self._recipients.ready_at(now) > now  # sessions are open, and wait for tokens
-            return "recipients.rate" if idle else "sessions.concurrency"
+            return "sessions.concurrency"
         if self.breaker.state is not BreakerState.CLOSED:
             return "breaker.open"
         domain = self.queue.next()

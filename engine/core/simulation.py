@@ -5,7 +5,7 @@
 3. Where a share leaves a choice, the slower one is assumed: every domain refuses its control, what fails once fails to
    the end of its ladder, greylisting meets each address and each control of its domain. Nobody blocks us, and every
    host answers: what can't be foreseen is left out.
-4. Shares are exact over the list, whatever the draws; these only say whom they meet.
+4. Shares hold over the list to an address or two, whatever the draws: these only say whom they meet.
 """
 
 from __future__ import annotations
@@ -209,7 +209,13 @@ class Simulation:
 
     def _ask(self, visit: Visit, batch: Batch, at: float) -> None:
         """MAIL and each RCPT of a transaction, one round trip each; no server is asked before its tokens are there."""
-        ends = max(at, batch.start_at) + self._assumed.rtt_s * (1 + batch.tokens)
+        held = max(0.0, batch.start_at - at)
+        if held:  # open, and idle: not for want of another session
+            lane = visit.lane
+            waits, share = self.courses[lane.key].waits, held / lane.policy.sessions.concurrency
+            waits["recipients.rate"] += share
+            waits["sessions.concurrency"] -= share
+        ends = at + held + self._assumed.rtt_s * (1 + batch.tokens)
         heapq.heappush(self._events, (ends, next(self._order), visit, batch))
 
     def _happened(self, visit: Visit, batch: Batch | None, now: float) -> None:
