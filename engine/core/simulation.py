@@ -88,13 +88,10 @@ class Course:
 
     @property
     def binding(self) -> str:
-        """The limit that it waited for longest; `rtt` when round trips took more than any."""
+        """The limit that it waited for longest; `rtt` when round trips took more than all waiting."""
+        waited = sum(max(0.0, seconds) for seconds in self.waits.values())
         longest = max(self.waits, key=lambda key: self.waits[key], default="")
-        return longest if longest and 2 * self.waits[longest] >= self.ended_at else self._mixed(longest)
-
-    def _mixed(self, longest: str) -> str:
-        idle = sum(self.waits.values())
-        return longest if longest and 2 * idle >= self.ended_at else "rtt"
+        return longest if longest and 2 * waited >= self.ended_at else "rtt"
 
     def count(self, now: float, *, answered: bool) -> None:
         """One more address is done."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -151,3 +153,16 @@ def test_wrong_use_is_one_sentence(people: Path, words: list[str], says: str) ->
     assert found.exit_code == 2
     assert says in found.output
     assert "Traceback" not in found.output
+
+
+def test_verify_prints_the_short_form_before_its_first_probe(tmp_path: Path) -> None:
+    """Per provider the time and the limit, and that it was simulated."""
+    (tmp_path / "list.txt").write_text("ada@normal.lab\nada@catch-all.lab\n")
+    words = ["verify", "list.txt", "-o", "out.csv", "--mode", "enhanced", "--lab", "--state", "state.db"]
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", *words], cwd=tmp_path, capture_output=True, text=True, timeout=40, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["provider", "addresses", "sites", "about", "bound", "by"]
+    assert lines[1].split()[:3] == ["default", "2", "2"]
+    assert lines[2].startswith("Simulated with 8 % of the addresses refused")

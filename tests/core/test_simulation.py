@@ -146,7 +146,11 @@ def test_what_takes_too_long_gives_up():
 
 def test_a_huge_lane_is_simulated_in_part_and_goes_on_at_its_pace():
     """40,000 addresses take twice as long as 20,000 at a steady rate; small domains are taken whole or not at all."""
-    own = policy(recipients=Recipients(Range(Rate(5, 1.0), Rate(5, 1.0)), 100, 10), refusals=Refusals(50, Range(Rate(9999, 60.0), Rate(9999, 60.0))))  # fmt: skip
+    plenty = Rate(9999, 60.0)
+    own = policy(
+        recipients=Recipients(Range(Rate(5, 1.0), Rate(5, 1.0)), 100, 10),
+        refusals=Refusals(50, Range(plenty, plenty)),
+    )
     whole = play([mail(20_000, own)], NOBODY)["site"]
     part = play([mail(20_000, own), *(mail(2, own, domain=f"d{n}.example") for n in range(10_000))], NOBODY)["site"]
     assert (part.addresses, part.done) == (40_000, part.sampled)
@@ -173,7 +177,9 @@ def realistic(policies) -> list[Mail]:
     """
     gmail, zoho, default = (policies.named(name) for name in ("gmail", "zoho", "default"))
     listed = [Mail("gmail.com", "gmail", "aspmx.l.google.com", gmail, 5500)]
-    crowds = [f"[192.0.2.{host}]" for host, size in enumerate((50, 25, 17, 12, 10, 8, 7, 6, 6, 5, 4)) for _ in range(size)]
+    crowds = [
+        f"[192.0.2.{host}]" for host, size in enumerate((50, 25, 17, 12, 10, 8, 7, 6, 6, 5, 4)) for _ in range(size)
+    ]
     assert len(crowds) == 150
     for number in range(200):
         site = f"t{number}.mail.protection.outlook.com"
