@@ -39,6 +39,10 @@ class Progress:
             self._greenlet.kill()
         self._live.stop()
 
+    def say(self, text: str) -> None:
+        """Print lines above the display."""
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def _draw(self, verification: Verification) -> None:
         pause_s = EVERY_S
         while True:
