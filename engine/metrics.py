@@ -372,8 +372,9 @@ Made from `engine/metrics.py` by `make docs`; don't edit it here.
 
 `engine verify ... --metrics HOST:PORT` serves `/metrics`, `/healthz` and `/readyz`; a port alone means loopback.
 `/healthz` answers 200 while the process turns; `/readyz` 200 while a run is at work and can store what it learns, else
-503 with one line that says why. `provider` is the name of a policy, `default` for hosts that none claims; `identity`
-is an identity's name. Neither is ever a domain or an address, so the number of series does not grow with the list.
+503 with one line that says why. They answer while `verify` runs and end with it. `provider` is the name of a policy,
+`default` for hosts that none claims; `identity` is an identity's name. Neither is ever a domain or an address, so the
+number of series does not grow with the list.
 Counters begin at 0 with the process: a resumed run counts what it settles itself.
 
 | metric | type | labels | meaning |

@@ -30,7 +30,7 @@ def lane_lines(lanes: Sequence[Lane], now: float) -> list[str]:
     if not lanes:
         return [head]
     shown = sorted(lanes, key=lambda lane: (-lane.queue.waiting, lane.key))[:SHOWN]
-    lines = [head, *aligned([_HEAD, *(_row(lane, now) for lane in shown)])]
+    lines = [head, *aligned([_HEAD, *(_row(lane, now) for lane in shown)], right=[4])]
     return lines if len(shown) == len(lanes) else [*lines, f"and {len(lanes) - SHOWN} lanes more"]
 
 

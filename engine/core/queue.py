@@ -128,14 +128,17 @@ class Queue:
     def wake(self, now: float) -> None:
         """Bring in what was due by `now`."""
         while self._later and self._later[0][0] <= now:
-            _, _, item, name = heapq.heappop(self._later)
+            due, _, item, name = heapq.heappop(self._later)
             domain = self.domains.get(name)
             if domain is None:
                 continue
             if item is not None:
                 domain.later -= 1
                 domain.items.append(item)
+            fresh = domain.name not in self._ready
             self.offer(domain, now, first=item is None)
+            if fresh:
+                domain.ready_since = due  # and not from when somebody looked
 
     def take(self, domain: Domain, number: int) -> list[Item]:
         """The next addresses of a domain, off the queue."""

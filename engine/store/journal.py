@@ -57,7 +57,8 @@ CREATE INDEX addresses_by_site ON addresses (site_id, state);
 """
 ) + audit.SCHEMA
 
-_TALLY = (  # of state SETTLED
+_TALLY = (  # of state SETTLED; in memory, where a group of writes costs no file of its own
+    "PRAGMA temp_store=MEMORY",
     "CREATE TEMP TABLE tally (provider TEXT, reason TEXT)",
     """CREATE TEMP TRIGGER settled AFTER UPDATE OF state ON main.addresses WHEN NEW.state = 3 AND OLD.state < 3
         BEGIN INSERT INTO tally VALUES (NEW.provider, NEW.reason); END""",

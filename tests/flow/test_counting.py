@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.core.reasons import REASONS
 from engine.lab.process import LabProcess
+from engine.log import log
 
 HASTE = {
     "default": {
@@ -104,3 +107,28 @@ def test_a_lane_says_what_keeps_it(lab: LabProcess, verify: Callable[..., Any]) 
     assert page["engine_identity_state", "lab", "enabled"] == 1
     assert complaint == ""
     assert outcome.verification.complaint() == "the run was stopped"
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The events that were logged."""
+    stream = StringIO()
+    log.open(stream, as_json=True)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    log.close()
+
+
+def test_what_closes_to_us_and_what_is_given_up_is_logged(
+    lab: LabProcess, verify: Callable[..., Any], logged: Callable[[], list[dict[str, Any]]]
+) -> None:
+    """A lane that opened and its end, with lane and cause; a run without trouble logs nothing."""
+    verify(lab, ["ada@normal.lab", "no.such.user@normal.lab"], policies=HASTE)
+    assert logged() == []
+    outcome = verify(lab, [f"ada{n}@blocked-first.lab" for n in range(9)], policies=HASTE)
+    assert "provider_paused" in outcome.reasons.values()
+    opened, *again, ended = logged()
+    assert (opened["event"], opened["to"], opened["level"]) == ("breaker_moved", "open", "warning")
+    assert opened["lane"] == ended["lane"]
+    assert opened["cause"] == "ip_blocklisted"
+    assert {event["to"] for event in again} <= {"open"}
+    assert (ended["event"], ended["ending"]) == ("given_up", "provider_paused")
