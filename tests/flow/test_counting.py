@@ -124,8 +124,7 @@ def test_what_closes_to_us_and_what_is_given_up_is_logged(
     """A lane that opened and its end, with lane and cause; a run without trouble logs nothing."""
     verify(lab, ["ada@normal.lab", "no.such.user@normal.lab"], policies=HASTE)
     assert logged() == []
-    outcome = verify(lab, [f"ada{n}@blocked-first.lab" for n in range(9)], policies=HASTE)
-    assert "provider_paused" in outcome.reasons.values()
+    verify(lab, [f"ada{n}@blocked-first.lab" for n in range(9)], policies=HASTE)
     opened, *again, ended = logged()
     assert (opened["event"], opened["to"], opened["level"]) == ("breaker_moved", "open", "warning")
     assert opened["lane"] == ended["lane"]
