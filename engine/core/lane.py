@@ -61,6 +61,7 @@ class Visit:
     refusals: int = 0
     transactions: int = 0
     half_open: bool = False
+    waited_s: float = 0.0  # how long its domain had waited for its turn
     touched: set[str] = field(default_factory=set)
 
 
@@ -111,8 +112,7 @@ class Lane:
         if domain is None:
             return max(due, self.queue.next_at or now)
         self.pace.recover(now)
-        size = self._size(domain, now, min(self.policy.refusals.per_session, self.per_session + 1))
-        return max(due, self.budget.room_at(now), self._recipients.ready_at(now, size))
+        return max(due, self.budget.room_at(now), self._recipients.ready_at(now, self._first_size(domain, now)))
 
     def waits_for(self, now: float) -> str:
         """The limit by which `ready_at` lies ahead, as its key in the policy file; empty where none does.
@@ -128,10 +128,9 @@ class Lane:
         domain = self.queue.next()
         if domain is None or self.brake.doubt is not Doubt.NONE:
             return "control_rcpt" if self.queue.next_at is None else "retry"
-        size = self._size(domain, now, min(self.policy.refusals.per_session, self.per_session + 1))
         moments = {
             "refusals.rate": self.budget.room_at(now),
-            "recipients.rate": self._recipients.ready_at(now, size),
+            "recipients.rate": self._recipients.ready_at(now, self._first_size(domain, now)),
             "sessions.rate": self._sessions.ready_at(now),
         }
         latest = max(moments, key=lambda key: moments[key])
@@ -152,10 +151,10 @@ class Lane:
         if domain.hold is not None:
             domain.hold.attempt(now)
             half_open = half_open or domain.hold.state is BreakerState.HALF_OPEN
-        room = min(self.policy.refusals.per_session, self.per_session + 1)
-        first = self._batch(domain, now, 1 if half_open else self._size(domain, now, room))
+        waited_s = max(0.0, now - domain.ready_since)
+        first = self._batch(domain, now, 1 if half_open else self._first_size(domain, now))
         self.open_sessions += 1
-        visit = Visit(self, domain.site, first, now, half_open=half_open)
+        visit = Visit(self, domain.site, first, now, half_open=half_open, waited_s=waited_s)
         self._count(visit, first)
         return visit
 
@@ -262,6 +261,10 @@ class Lane:
 
     def _old(self, visit: Visit, now: float) -> bool:
         return now - visit.started_at > AGE * self.policy.timeouts.session_s
+
+    def _first_size(self, domain: Domain, now: float) -> int:
+        """How many recipients a session that starts at `domain` asks in its first transaction."""
+        return self._size(domain, now, min(self.policy.refusals.per_session, self.per_session + 1))
 
     def _size(self, domain: Domain, now: float, left: int) -> int:
         """How many recipients the next transaction at `domain` has; a due control goes alone."""
