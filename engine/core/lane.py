@@ -232,7 +232,9 @@ class Lane:
             visit.refusals -= batch.spending.tokens - max(refused, errors or 0)
             self.budget.give_back(batch.spending, back)
             batch.domain.in_flight -= 1
-        batch.domain.busy = False
+        if batch.control:
+            batch.domain.control_asked = False
+        batch.domain.busy = batch.domain.control_asked
         self.queue.offer(batch.domain, now)
         return back
 
@@ -320,6 +322,7 @@ class Lane:
         control = domain.control_due is not None and domain.control_due <= at
         if control:
             self.queue.drop_control(domain)
+            domain.control_asked = True
         items = self.queue.take(domain, 0 if control else size)
         tokens = 1 if control else len(items)
         self._recipients.take(at, tokens)

@@ -48,6 +48,7 @@ class Domain:
     control_due: float | None = None  # accepted addresses wait for a control from this moment on
     control_steps: int = 0
     control_number: int = 0
+    control_asked: bool = False  # it is in flight; nobody else asks it
     busy: bool = False  # first contact: one session asks, until the control question is settled
     accepted_in_a_row: int = 0  # since somebody was refused as unknown, or a control was
     recheck_at: int = RECHECK_AT  # so many of them, and the control question is asked again

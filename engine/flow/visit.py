@@ -156,7 +156,8 @@ class Call:
         if not domain.settled and any(is_listed_refusal(one.reason, backed=one.backed) for one in judged):
             facts.append(self._settle_control(domain, ControlAnswer.REFUSES, "listed_refusal"))
         self._return(batch, back, facts)
-        if accepted and not domain.settled and not vouched and domain.control_due is None:
+        asked = domain.control_due is not None or domain.control_asked
+        if accepted and not domain.settled and not vouched and not asked:
             return self._begin_control(session, domain, now)
         return self._next(session, judged, now)
 
