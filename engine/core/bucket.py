@@ -43,6 +43,15 @@ class TokenBucket:
         self._interval_s = 1 / rate_per_s
         self._burst_s = burst * self._interval_s
 
+    def owed_s(self, now: float) -> float:
+        """How long until it is full again: all that a restart has to know."""
+        return max(0.0, self._due - now)
+
+    def owe(self, owed_s: float, now: float) -> None:
+        """Go on where another bucket of this rate stood; what it owes is never made less."""
+        if owed_s > 0:
+            self._due = max(self._due, now + owed_s)
+
     def _earliest(self, tokens: int) -> float:
         return self._due + tokens * self._interval_s - self._burst_s
 

@@ -4,15 +4,18 @@
 2. Until a domain's control question is settled, one session asks that domain, in one transaction.
 3. An open breaker or a brake in doubt starts nothing; what is in flight is told so at its next transaction.
 4. It decides and counts; it never dials, sleeps or writes. Time comes in as `now` (monotonic seconds).
+5. What it was told and has spent outlives it: `memory` and `recall` carry it over a restart.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.core.brake import Brake, Doubt
-from engine.core.breaker import Breaker, BreakerState
+from engine.core.breaker import LONGEST_S, Breaker, BreakerState
 from engine.core.bucket import Spending, TokenBucket
 from engine.core.pace import CUTS_PACE, Pace, RefusalBudget
 from engine.core.policy import Policy
@@ -62,6 +65,7 @@ class Visit:
     transactions: int = 0
     half_open: bool = False
     waited_s: float = 0.0  # how long its domain had waited for its turn
+    trial: bool = False  # the half-open session of the identity
     touched: set[str] = field(default_factory=set)
 
 
@@ -85,6 +89,7 @@ class Lane:
         self._sessions = TokenBucket(policy.sessions.rate.per_s, policy.sessions.burst)
         self._recipients = TokenBucket(policy.recipients.rate.start.per_s, policy.recipients.per_transaction)
         self.pace = Pace(policy.recipients.rate, policy.pace, self._recipients)
+        self.unsaved = False  # something changed that the next run has to know
         self._positive_at = float("-inf")  # when the allowance pays for another doubt
         self._refusing: deque[tuple[str, bool]] = deque(maxlen=OF_LAST)  # one answer a domain: did it refuse us
         self._tempfails: deque[tuple[float, bool]] = deque()  # (when, bad) of replies in the breaker's window
@@ -136,25 +141,28 @@ class Lane:
         latest = max(moments, key=lambda key: moments[key])
         return latest if moments[latest] > now else ""
 
-    def start(self, now: float) -> Visit | None:
-        """Start a session with the tokens of its whole first transaction, or nothing at all."""
+    def start(self, now: float, *, trial: bool = False) -> Visit | None:
+        """Start a session with the tokens of its whole first transaction, or nothing at all.
+
+        A `trial` is the half-open session of the identity: it asks one address, whoever is asked.
+        """
         due = self.ready_at(now)
         if due is None or due > now:
             return None
         if self.brake.doubt is Doubt.ASKING:
-            return self._start_positive(now)
+            return self._start_positive(now, trial=trial)
         domain = self.queue.next()
         if domain is None or not self._sessions.take(now):
             return None
         self.breaker.attempt(now)
-        half_open = self.breaker.state is BreakerState.HALF_OPEN
+        half_open = trial or self.breaker.state is BreakerState.HALF_OPEN
         if domain.hold is not None:
             domain.hold.attempt(now)
             half_open = half_open or domain.hold.state is BreakerState.HALF_OPEN
         waited_s = max(0.0, now - domain.ready_since)
         first = self._batch(domain, now, 1 if half_open else self._first_size(domain, now))
         self.open_sessions += 1
-        visit = Visit(self, domain.site, first, now, half_open=half_open, waited_s=waited_s)
+        visit = Visit(self, domain.site, first, now, half_open=half_open, waited_s=waited_s, trial=trial)
         self._count(visit, first)
         return visit
 
@@ -197,27 +205,42 @@ class Lane:
 
     # --- reporting --------------------------------------------------------------------------------------------
 
-    def observe(self, domain: Domain, reason: Reason, reach: Reach, now: float, jitter: float, *, first: bool) -> None:
-        """One judged reply: the one place where breaker, hold, pace and budget learn of it.
+    def observe(
+        self,
+        domain: Domain,
+        reason: Reason,
+        reach: Reach,
+        now: float,
+        jitter: float,
+        *,
+        first: bool,
+        delay_s: float | None = None,
+    ) -> bool:
+        """One judged reply: the one place where breaker, hold, pace and budget learn of it. True: it refuses us.
 
         `jitter` is a share of the open time, drawn by the caller; `first` marks an address's first attempt, whose
-        450 or 451 at RCPT may be greylisting and is no sign of trouble.
+        450 or 451 at RCPT may be greylisting and is no sign of trouble. What is closed by it stays closed for the
+        delay `delay_s` that the reply names, at least.
         """
+        at_least_s, state = delay_s or 0.0, self.breaker.state
         answers = reason.fault not in {Fault.US, Fault.NETWORK} and reason.code not in _BUSY
         source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refused_by(domain.name))
         if reason.code in CUTS_PACE:
-            self.pace.cut(now)
+            self.unsaved |= self.pace.cut(now)
         if reach is Reach.SOURCE:
-            self.budget.blamed(now)
+            self.unsaved |= self.budget.blamed(now)
         if source or (not answers and self.breaker.state is BreakerState.HALF_OPEN):
-            self.breaker.open(now, reason.code, jitter)
+            self.breaker.open(now, reason.code, jitter, at_least_s=at_least_s)
+            self.unsaved |= bool(at_least_s)
         elif self.breaker.state is BreakerState.HALF_OPEN:
             self.breaker.close()
-        self._hold(domain, reason, reach, now, jitter, answers=answers)
+        self._hold(domain, reason, reach, now, jitter, at_least_s, answers=answers)
         if reach is Reach.NONE:
             if answers:
                 self._answered(domain.name, refused=False)
             self._weigh(reason, now, jitter, first=first)
+        self.unsaved |= self.breaker.state is not state
+        return source
 
     def settle(self, visit: Visit, batch: Batch, refused: int, now: float, *, errors: int | None = None) -> int:
         """The answers of a batch are in: give back what was not refused; says how many tokens that is.
@@ -231,7 +254,9 @@ class Lane:
             visit.refusals -= batch.spending.tokens - max(refused, errors or 0)
             self.budget.give_back(batch.spending, back)
             batch.domain.in_flight -= 1
-        batch.domain.busy = False
+        if batch.control:
+            batch.domain.control_asked = False
+        batch.domain.busy = batch.domain.control_asked
         self.queue.offer(batch.domain, now)
         return back
 
@@ -257,6 +282,51 @@ class Lane:
         if per_session is not None:
             self.per_session = max(2, min(self.per_session, per_session))
 
+    def greet(self, now: float) -> float | None:
+        """Count a connection that asks nothing; until when to wait for its token (0: it is counted), None: not here."""
+        if self.breaker.state is not BreakerState.CLOSED or self.open_sessions >= self.policy.sessions.concurrency:
+            return None
+        if not self._sessions.take(now):
+            return self._sessions.ready_at(now)
+        self.open_sessions += 1
+        return 0.0
+
+    def part(self) -> None:
+        """The connection that asked nothing is over."""
+        self.open_sessions -= 1
+
+    # --- remembering ------------------------------------------------------------------------------------------
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """What the next run has to know, as plain data; nothing for a lane like a new one. Spendings apart."""
+        holds = {domain.name: domain.hold.memory(now) for domain in self.queue.held() if domain.hold is not None}
+        kept = {
+            "breaker": self.breaker.memory(now),
+            "holds": {name: hold for name, hold in (holds | self.queue.holds_to_come(now)).items() if hold},
+            "pace": self.pace.memory(now),
+            "refusals": self.budget.memory(now),
+            "owed": {
+                name: owed_s
+                for name, bucket in (("sessions", self._sessions), ("recipients", self._recipients))
+                if (owed_s := bucket.owed_s(now)) > 0
+            },
+        }
+        return {name: value for name, value in kept.items() if value}
+
+    def recall(self, kept: Mapping[str, Any], now: float, away_s: float) -> None:
+        """Go on where `memory` stood, `away_s` seconds later."""
+        limits = self.policy.breaker
+        self.breaker.recall(kept.get("breaker", {}), now, away_s)
+        for name, hold in kept.get("holds", {}).items():
+            breaker = Breaker(limits.open_s, limits.max_open_s)
+            breaker.recall(hold, now, away_s)
+            self.queue.recall_hold(name, breaker)
+        self.pace.recall(kept.get("pace", {}), now, away_s)
+        self.budget.recall(kept.get("refusals", {}), now, away_s)
+        owed = kept.get("owed", {})
+        self._sessions.owe(min(LONGEST_S, owed.get("sessions", 0.0) - away_s), now)
+        self._recipients.owe(min(LONGEST_S, owed.get("recipients", 0.0) - away_s), now)
+
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _old(self, visit: Visit, now: float) -> bool:
@@ -278,6 +348,7 @@ class Lane:
         control = domain.control_due is not None and domain.control_due <= at
         if control:
             self.queue.drop_control(domain)
+            domain.control_asked = True
         items = self.queue.take(domain, 0 if control else size)
         tokens = 1 if control else len(items)
         self._recipients.take(at, tokens)
@@ -293,18 +364,29 @@ class Lane:
         visit.refusals += batch.tokens
         visit.touched.add(batch.domain.name)
 
-    def _hold(self, domain: Domain, reason: Reason, reach: Reach, now: float, jitter: float, *, answers: bool) -> None:
+    def _hold(
+        self,
+        domain: Domain,
+        reason: Reason,
+        reach: Reach,
+        now: float,
+        jitter: float,
+        at_least_s: float,
+        *,
+        answers: bool,
+    ) -> None:
         hold = domain.hold
         if reach is Reach.DOMAIN:
             if hold is None:
                 hold = Breaker(self.policy.breaker.open_s, self.policy.breaker.max_open_s)
                 self.queue.hold(domain, hold)
-            hold.open(now, reason.code, jitter)
+            self.unsaved |= hold.open(now, reason.code, jitter, at_least_s=at_least_s) or bool(at_least_s)
         elif hold is not None and hold.state is BreakerState.HALF_OPEN:
             if answers:
                 domain.hold = None
             else:
-                hold.open(now, reason.code, jitter)
+                hold.open(now, reason.code, jitter, at_least_s=at_least_s)
+            self.unsaved = True
         self.queue.offer(domain, now)
 
     def _refused_by(self, name: str) -> bool:
@@ -351,7 +433,7 @@ class Lane:
             due = max(due, self._positive_at)
         return max(due, self.breaker.until) if self.breaker.state is BreakerState.OPEN else due
 
-    def _start_positive(self, now: float) -> Visit | None:
+    def _start_positive(self, now: float, *, trial: bool) -> Visit | None:
         domain = self.queue.domains.get(self.brake.most_refused)
         if domain is None or not self._sessions.take(now):
             self.brake.release()
@@ -361,9 +443,9 @@ class Lane:
         self.brake.asked = True
         self.breaker.attempt(now)
         self.open_sessions += 1
-        half_open = self.breaker.state is BreakerState.HALF_OPEN
+        half_open = trial or self.breaker.state is BreakerState.HALF_OPEN
         batch = Batch(domain, [], now, None, positive=True)
-        return Visit(self, domain.site, batch, now, half_open=half_open, touched={domain.name})
+        return Visit(self, domain.site, batch, now, half_open=half_open, trial=trial, touched={domain.name})
 
     def __repr__(self) -> str:
         return f"<Lane {self.key} {self.queue.waiting} waiting, {self.open_sessions} open, {self.breaker.state}>"

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.core.bucket import SlidingCount, Spending, TokenBucket
 from engine.core.grammar import Range
 from engine.core.policy import PaceRange
@@ -54,15 +56,24 @@ class Pace:
             self._set(min(ceiling, self.rate_per_s + steps * self._limits.step.per_s))
 
     def memory(self, now: float) -> dict[str, float]:
-        """What to keep: the rate, and how long ago it changed and was cut (seconds)."""
+        """What to keep: the rate, and how long ago it changed and was cut (seconds); nothing while all is new."""
         self.recover(now)
-        return {"rate": self.rate_per_s, "changed": now - self._changed_at, "cut": now - self._cut_at}
+        never_cut = self._cut_at == float("-inf")
+        if never_cut and self.rate_per_s == self._range.start.per_s:
+            return {}
+        kept = {"rate": self.rate_per_s}
+        if self._changed_at != float("-inf"):
+            kept["changed"] = now - self._changed_at
+        return kept if never_cut else kept | {"cut": now - self._cut_at}
 
-    def recall(self, kept: dict[str, float], now: float, away_s: float) -> None:
+    def recall(self, kept: Mapping[str, float], now: float, away_s: float) -> None:
         """Go on where `memory` stood, `away_s` seconds later; inside today's range."""
-        self._cut_at = now - away_s - kept["cut"]
-        self._changed_at = now - away_s - kept["changed"]
-        self._set(min(self._range.ceiling.per_s, max(min(self._limits.floor.per_s, kept["rate"]), kept["rate"])))
+        if not kept:
+            return
+        floor = min(self._limits.floor.per_s, self._range.start.per_s)
+        self._cut_at = now - away_s - kept["cut"] if "cut" in kept else float("-inf")
+        self._changed_at = now - away_s - kept.get("changed", 0.0)
+        self._set(min(self._range.ceiling.per_s, max(floor, kept["rate"])))
         self.recover(now)
 
     def _set(self, rate_per_s: float) -> None:
@@ -76,9 +87,10 @@ class Pace:
 class RefusalBudget:
     """How many unknown recipients may be refused in a window: a sliding count that adapts."""
 
-    __slots__ = ("_ceiling", "_count", "_frozen_until", "_halved_at", "_hour_began", "_hour_spent")
+    __slots__ = ("_ceiling", "_count", "_frozen_until", "_halved_at", "_hour_began", "_hour_spent", "_start")
 
     def __init__(self, rates: Range) -> None:
+        self._start = rates.start.count
         self._count = SlidingCount(rates.start.count, rates.start.period_s)
         self._ceiling = max(1, round(rates.ceiling.per_s * rates.start.period_s))
         self._halved_at = float("-inf")
@@ -132,14 +144,20 @@ class RefusalBudget:
         return True
 
     def memory(self, now: float) -> dict[str, float]:
-        """What to keep beside the spendings themselves."""
-        return {"limit": self._count.limit, "halved": now - self._halved_at, "frozen": self._frozen_until - now}
+        """What to keep beside the spendings themselves; nothing while it is as the policy begins it."""
+        if self._halved_at != float("-inf"):
+            frozen_s = self._frozen_until - now
+            return {"limit": self._count.limit, "halved": now - self._halved_at, "frozen": frozen_s}
+        return {} if self._count.limit == self._start else {"limit": self._count.limit}
 
-    def recall(self, kept: dict[str, float], now: float, away_s: float) -> None:
+    def recall(self, kept: Mapping[str, float], now: float, away_s: float) -> None:
         """Go on where `memory` stood, `away_s` seconds later; never above today's ceiling."""
+        if not kept:
+            return
         self._count.limit = max(1, min(self._ceiling, int(kept["limit"])))
-        self._halved_at = now - away_s - kept["halved"]
-        self._frozen_until = now - away_s + kept["frozen"]
+        if "halved" in kept:
+            self._halved_at = now - away_s - kept["halved"]
+            self._frozen_until = now + min(FROZEN_S, kept["frozen"] - away_s)
 
     def _adapt(self, now: float) -> None:
         """After an hour in which half was spent and nobody blamed us: up by a tenth of the ceiling."""

@@ -8,10 +8,13 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
 from engine.core.lane import Lane, Visit
+
+LOOK_AHEAD = 100  # ready lanes that are looked at for one that is admitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,22 @@ class Schedule:
         ticket = self._entry[lane.key] = next(self._order)
         heapq.heappush(self._heap, (due, ticket, lane.key))
 
-    def next(self, now: float) -> Visit | Wait:
-        """Start the visit whose turn it is, or say how long to wait."""
-        while self._heap:
+    def next(self, now: float, *, admits: Callable[[Lane], bool] | None = None, trial: bool = False) -> Visit | Wait:
+        """Start the visit whose turn it is, or say how long to wait.
+
+        `admits` passes over ready lanes, LOOK_AHEAD of them at most; `trial` starts the identity's half-open session.
+        """
+        passed: list[tuple[float, int, str]] = []
+        try:
+            return self._next(now, admits, passed, trial=trial)
+        finally:
+            for entry in passed:
+                heapq.heappush(self._heap, entry)
+
+    def _next(
+        self, now: float, admits: Callable[[Lane], bool] | None, passed: list[tuple[float, int, str]], *, trial: bool
+    ) -> Visit | Wait:
+        while self._heap and len(passed) < LOOK_AHEAD:
             due, ticket, key = self._heap[0]
             if self._entry.get(key) != ticket:
                 heapq.heappop(self._heap)
@@ -54,7 +70,10 @@ class Schedule:
                 return Wait(due)
             heapq.heappop(self._heap)
             lane = self.lanes[key]
-            visit = lane.start(now)
+            if admits is not None and not admits(lane):
+                passed.append((due, ticket, key))
+                continue
+            visit = lane.start(now, trial=trial)
             self.touch(lane, now)
             if visit is not None:
                 return visit

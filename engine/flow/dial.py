@@ -8,14 +8,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import gevent
+
 from engine.core.brake import IdentityBrake
 from engine.core.identity import Identity, Job
+from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet, ReplyRow
+from engine.core.queue import Domain
 from engine.core.reasons import Fault, Reach, Stage
+from engine.flow.guard import Guard
 from engine.flow.judged import Judged, judge_ended
+from engine.flow.memory import Memory
 from engine.metrics import Metrics
 from engine.net.session import Endpoint, Session, SessionEnded
 from engine.store.audit import AuditRow
@@ -44,6 +51,8 @@ class Desk:
     stamp: Callable[[], str]  # RFC 3339, UTC
     jitter: Callable[[], float]
     metrics: Metrics
+    guard: Guard
+    memory: Memory
     transcript: Callable[[str, str, float], None] | None = None
     one_attempt: bool = False  # `check` asks once and says what a run would do next
     draining: bool = False  # nothing more is asked; sessions say QUIT
@@ -58,6 +67,17 @@ class Desk:
             policy.name, self.identity.name, one.answer.stage, reply.code if reply else None, one.reason,
             refusal=one.refusal,
         )  # fmt: skip
+
+    def stops(self, visit: Visit) -> bool:
+        """Whether this visit may ask nothing more: the run ends, or the identity is refused."""
+        return self.draining or self.guard.stops(visit)
+
+    def observe(self, visit: Visit, line: Line, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
+        """One observation a reply: lane, identity and what the next run must know learn of it at once."""
+        lane = visit.lane
+        source = lane.observe(domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s)
+        self.memory.note(lane)
+        self.guard.replied(visit, line, one, source=source)
 
     def distrust(self) -> None:
         """Unbacked refusals prove nothing any more, wherever they come from; a resume remembers it."""
@@ -112,14 +132,16 @@ class Line:
     failure: Judged | None = None
 
 
-def dial(desk: Desk, policy: Policy, site: SiteHosts, *, eai: bool = False) -> Line:
+def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Line:
     """Open a session at the first host that lets us in. `eai` puts hosts known to lack SMTPUTF8 last."""
+    policy = visit.lane.policy
     endpoints = site.endpoints(desk.port)
     if eai:
         endpoints.sort(key=lambda endpoint: endpoint.host in site.without_utf8)
     line = Line()
     for endpoint in endpoints:
-        if desk.draining:
+        if desk.stops(visit):
+            line.failure = None  # nobody knows what the next host would have said
             return line
         claimed = desk.policies.claiming(endpoint.host)
         line.rows = (claimed or policy).replies
@@ -130,14 +152,39 @@ def dial(desk: Desk, policy: Policy, site: SiteHosts, *, eai: bool = False) -> L
         except SessionEnded as ended:
             line.failure = judge_ended(ended, line.rows)
             desk.count(policy, line.failure)
+            desk.guard.dialled(visit, site, connected=bool(session.source_ip), reason=line.failure.reason.code)
             if not _next_may_try(line.failure):
                 return line
         else:
+            desk.guard.dialled(visit, site, connected=True)
             line.session, line.failure = session, None
             return line
     if line.failure is None:
         line.failure = judge_ended(SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address to dial"), ())
     return line
+
+
+def reach(desk: Desk, lane: Lane, site: SiteHosts) -> bool:
+    """Whether a site can still be connected to: one connection within its lane's limits, that says QUIT at once."""
+    while until := lane.greet(desk.clock()):
+        gevent.sleep(until - desk.clock())
+        if desk.draining:
+            return True
+    if until is None:  # sessions there are open, or it refuses us: it proves nothing
+        return True
+    try:
+        for endpoint in site.endpoints(desk.port)[:MAX_ADDRESSES]:
+            session = Session(
+                endpoint, desk.identity, lane.policy.timeouts, lane.policy.tls, transcript=desk.transcript
+            )
+            with suppress(SessionEnded):
+                session.open()
+            session.quit()
+            if session.source_ip:
+                return True
+    finally:
+        lane.part()
+    return False
 
 
 def _next_may_try(failure: Judged) -> bool:

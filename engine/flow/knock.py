@@ -19,7 +19,7 @@ def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
     """Dial a site and settle its addresses, or let it wait for another attempt by the ladders."""
     lane, (item,) = visit.lane, visit.first.items
     began = desk.clock()
-    line = dial(desk, lane.policy, site)
+    line = dial(desk, visit, site)
     try:
         if line.session is not None:
             line.session.quit()
@@ -31,7 +31,7 @@ def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
         item.attempts += 1
         item.first_at = wall if item.first_at is None else item.first_at
         found = line.failure or _let_in(line)
-        lane.observe(visit.first.domain, found.reason, found.reach, now, desk.jitter(), first=False)
+        desk.observe(visit, line, visit.first.domain, found, now, first=False)
         if line.failure is None:
             desk.state.learn(site.key, ALIVE, wall + ALIVE_S, wall)
         move = next_move(

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 from engine.core.control import ControlAnswer
 from engine.core.identity import Mode
@@ -16,6 +16,7 @@ from engine.core.queue import Item
 from engine.core.schedule import Schedule
 from engine.core.verdict import plain_words
 from engine.flow.dial import SiteHosts
+from engine.flow.memory import Memory
 from engine.flow.survey import unpack_hosts
 from engine.store.journal import WAITING, Journal, Load, Pending, Site
 from engine.store.state import State
@@ -30,7 +31,16 @@ LONGEST_WINDOW_S = 86_400.0
 class Supply:
     """The lanes' source of work."""
 
-    def __init__(self, journal: Journal, state: State, policies: PolicySet, schedule: Schedule, mode: Mode) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        state: State,
+        policies: PolicySet,
+        schedule: Schedule,
+        mode: Mode,
+        memory: Memory,
+        wall: Callable[[], float],
+    ) -> None:
         self.sites: dict[str, SiteHosts] = {}
         self.look_at: float | None = 0.0  # when to look for room again; None when the journal holds no more sites
         self._journal = journal
@@ -38,6 +48,8 @@ class Supply:
         self._policies = policies
         self._schedule = schedule
         self._mode = mode
+        self._memory = memory
+        self._wall = wall
         self._after = 0
         self._more: dict[str, dict[int, tuple[str, int]]] = {}  # lane -> site id -> (key, last address id in memory)
         self._lane_sites: dict[str, set[str]] = {}
@@ -80,6 +92,7 @@ class Supply:
 
     def retire(self, lane: Lane) -> None:
         """Forget a lane whose work is done; its windows live on in the identity state."""
+        self._memory.forget(lane)
         for key in self._lane_sites.pop(lane.key, ()):
             self.sites.pop(key, None)
         self._schedule.retire(lane)
@@ -115,6 +128,7 @@ class Supply:
                 met.update(self._meet(lane, load.site.key, load.pending))
                 for domain_id, name in [*load.unconfirmed, *(each[:2] for each in load.unbacked)]:
                     lane.queue.domain(name, domain_id, load.site.key)
+                met |= {name: (lane, load.site.key) for _, name in load.unconfirmed}
         self._know(new, met, now, lanes_are_new=True)
         for load in loads:
             lane = self._lane(load.site)
@@ -132,7 +146,10 @@ class Supply:
             return 1
         self._queue(lane, load.site.key, load.site.id, load.pending, now)
         for _, name in load.unconfirmed:
-            lane.queue.want_control(lane.queue.domains[name], now, now)
+            domain = lane.queue.domains[name]
+            domain.refused_before = domain.control is ControlAnswer.REFUSES  # the tripwire, if it now accepts
+            domain.control = ControlAnswer.UNKNOWN
+            lane.queue.want_control(domain, now, now)
         lane.brake.distrusts = lane.brake.distrusts or load.distrusted
         for _, name, code, text, local in load.unbacked:
             lane.brake.refused(name, plain_words(code, text, f"{local}@{name}"), now)
@@ -141,7 +158,7 @@ class Supply:
     def _queue(self, lane: Lane, key: str, site_id: int, pending: list[Pending], now: float) -> None:
         if len(pending) == SITE_SHARE:
             self._more.setdefault(lane.key, {})[site_id] = (key, pending[-1].id)
-        wall = time.time()
+        wall = self._wall()
         for one in pending:
             lane.queue.add(_item(one), now, now + max(0.0, one.next_at - wall) if one.next_at else 0.0)
 
@@ -169,11 +186,12 @@ class Supply:
         self, lanes: dict[str, Lane], met: dict[str, tuple[Lane, str]], now: float, *, lanes_are_new: bool
     ) -> None:
         """What the identity state knows of these lanes' limits and these domains' control questions."""
-        wall = time.time()
+        wall = self._wall()
         if lanes_are_new and lanes:
+            self._memory.recall(lanes)
             for key, spendings in self._state.spent(list(lanes), wall - LONGEST_WINDOW_S).items():
                 for at, tokens in spendings:
-                    lanes[key].budget.spend(now - (wall - at), tokens)
+                    lanes[key].budget.spend(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
             for key, limits in self._state.learned(list(lanes)).items():
                 lanes[key].learn(
                     per_transaction=int(limits["per_transaction"]) if "per_transaction" in limits else None,

@@ -257,6 +257,12 @@ class Journal:
                    WHERE domain_id = ? AND state = 2 AND reason = 'rcpt_ok'"""
         return self._writer.enqueue(self._db, lambda c: c.execute(query, (reason, catch_all, domain_id)).rowcount)
 
+    def settle_unconfirmed(self, site_id: int) -> Ticket[int]:
+        """The tripwire: a site's controls say nothing any more; what it accepted provisionally is unconfirmed."""
+        query = """UPDATE addresses SET state = 3, reason = 'accepted_unconfirmed', catch_all = 'unknown'
+                   WHERE site_id = ? AND state = 2 AND reason = 'rcpt_ok'"""
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, (site_id,)).rowcount)
+
     def settle_refused(
         self, reason: str = "rcpt_rejected", *, site_id: int | None = None, lane: str | None = None
     ) -> Ticket[int]:

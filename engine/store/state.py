@@ -261,23 +261,38 @@ class State:
 
         return self._writer.enqueue(self._db, do)
 
-    def breakers(self) -> dict[str, dict[str, Any]]:
-        """The breakers that were saved, by key."""
-        return self._writer.read(
-            self._db, lambda c: {key: json.loads(state) for key, state in c.execute("SELECT key, state FROM breakers")}
-        )
+    def breakers(self, keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """What was saved of these breakers and what surrounds them (None: of all), by key."""
+
+        def do(conn: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+            if keys is None:
+                rows = conn.execute("SELECT key, state FROM breakers")
+            else:
+                some = "SELECT key, state FROM breakers WHERE key IN (SELECT value FROM json_each(?))"
+                rows = conn.execute(some, (json.dumps(list(keys)),))
+            return {key: json.loads(text) for key, text in rows}
+
+        return self._writer.read(self._db, do)
 
     def save_breaker(self, key: str, state: Mapping[str, Any] | None) -> Ticket[None]:
         """Keep a breaker's state; None forgets it (closed, with nothing to remember)."""
-        text = None if state is None else json.dumps(dict(state))
+        return self.save_breakers({key: state})
+
+    def save_breakers(self, states: Mapping[str, Mapping[str, Any] | None]) -> Ticket[None]:
+        """The same for many. A state's `until` (Unix seconds) says when it is of no use any more."""
+        rows = [(key, json.dumps(dict(state))) for key, state in states.items() if state is not None]
+        gone = [(key,) for key, state in states.items() if state is None]
 
         def do(conn: sqlite3.Connection) -> None:
-            if text is None:
-                conn.execute("DELETE FROM breakers WHERE key = ?", (key,))
-            else:
-                conn.execute("REPLACE INTO breakers VALUES (?, ?)", (key, text))
+            conn.executemany("DELETE FROM breakers WHERE key = ?", gone)
+            conn.executemany("REPLACE INTO breakers VALUES (?, ?)", rows)
 
         return self._writer.enqueue(self._db, do)
+
+    def forget_breakers(self, now: float) -> Ticket[int]:
+        """Drop what is of no use any more; says how much. It reads the whole table: once in a while is enough."""
+        query = "DELETE FROM breakers WHERE json_extract(state, '$.until') < ?"
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, (now,)).rowcount)
 
     # --- orders -----------------------------------------------------------------------------------------------
 

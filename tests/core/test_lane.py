@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from engine.core.control import ControlAnswer
 from engine.core.grammar import Range, Rate
 from engine.core.lane import Batch, Lane, Visit
-from engine.core.policy import Policy, Recipients, Refusals, Sessions
+from engine.core.policy import BreakerLimits, Policy, Recipients, Refusals, Sessions
 from engine.core.queue import Item
 from engine.core.reasons import REASONS, Reach
 from engine.core.schedule import Schedule, Wait
@@ -254,3 +255,86 @@ def test_a_domain_has_waited_since_its_turn_was_due():
     again = lane.start(103.0)
     assert again is not None
     assert again.waited_s == 3.0
+
+
+def test_what_a_lane_was_told_outlives_it():
+    """Breaker, holds, pace, budget and what its buckets owe, through plain JSON; the time away counts."""
+    lane = loaded(40, domains=4, breaker=BreakerLimits(600.0, 20, 0.5, 900.0, 21_600.0))
+    names = list(lane.queue.domains)
+    lane.observe(lane.queue.domains[names[1]], REASONS["policy_rejected"], Reach.DOMAIN, 90.0, 0.0, first=True)
+    assert lane.unsaved
+    lane.observe(lane.queue.domains[names[0]], REASONS["rate_limited"], Reach.SOURCE, 100.0, 0.0, first=True)
+    kept = json.loads(json.dumps(lane.memory(200.0)))
+    again = loaded(0, breaker=lane.policy.breaker)
+    again.recall(kept, 7000.0, 300.0)
+    for number, name in enumerate(names):
+        again.queue.domain(name, number, "site")
+        again.queue.add(Item(number, "user", name), 7000.0)
+    assert again.ready_at(7000.0) == pytest.approx(7000.0 + 800.0 - 300.0)
+    assert [domain.name for domain in again.queue.held()] == [names[1]]
+    assert again.pace.rate_per_s == pytest.approx(lane.pace.rate_per_s)
+    assert again.budget.limit == lane.budget.limit == 500
+
+
+def test_a_lane_like_a_new_one_leaves_nothing_behind():
+    """Once its buckets are full again."""
+    lane = loaded(3)
+    world = World(lane)
+    world.run()
+    assert set(lane.memory(world.now)) <= {"owed"}
+    assert lane.memory(world.now + 3600.0) == {}
+
+
+def test_a_restart_brings_no_tokens():
+    """What the buckets owed when the lane was saved is owed still, less the time away."""
+    lane = loaded(50, domains=50)
+    starts = [lane.start(0.0), lane.start(0.0), lane.start(0.0)]
+    assert starts[2] is None
+    lane.settle(starts[0], starts[0].first, 0, 0.0)
+    lane.finish(starts[0], 0.0)
+    again = loaded(50, domains=50)
+    again.recall(json.loads(json.dumps(lane.memory(0.0))), 500.0, 0.4)
+    assert again.ready_at(500.0) == pytest.approx(500.0 + 0.6)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
+@settings(max_examples=60, deadline=None)
+def test_no_clock_opens_what_was_closed_for_ever(left, away):
+    """Whatever a file says, a lane is closed for a day at most, and never less than what is left of it."""
+    lane = loaded(1)
+    lane.recall({"breaker": {"left": left, "next": left, "cause": "ip_blocked"}}, 0.0, away)
+    assert lane.ready_at(0.0) == pytest.approx(min(86_400.0, max(0.0, left - away)))
+
+
+def test_a_delay_that_a_reply_names_keeps_the_lane_closed():
+    """Longer than the breaker would, also when it is open already; a shorter one changes nothing."""
+    lane = loaded(5)
+    domain, limited = lane.queue.domains["d0.example"], REASONS["rate_limited"]
+    lane.observe(domain, limited, Reach.SOURCE, 0.0, 0.0, first=True, delay_s=5000.0)
+    assert lane.ready_at(0.0) == 5000.0
+    lane.observe(domain, limited, Reach.SOURCE, 10.0, 0.0, first=True, delay_s=60.0)
+    assert lane.ready_at(10.0) == 5000.0
+    lane.observe(domain, limited, Reach.SOURCE, 20.0, 0.0, first=True, delay_s=7000.0)
+    assert lane.ready_at(20.0) == 7020.0
+
+
+def test_a_trial_asks_one_address():
+    """The half-open session of the identity, whatever the lane would allow."""
+    visit = loaded(50).start(0.0, trial=True)
+    assert visit is not None
+    assert (len(visit.first.items), visit.half_open, visit.trial) == (1, True, True)
+
+
+def test_a_schedule_passes_over_lanes_that_are_not_admitted():
+    """They keep their place."""
+    schedule, lanes = Schedule(), {}
+    for key in ("a", "b", "c"):
+        lanes[key] = loaded(5)
+        lanes[key].key = key
+        schedule.add(lanes[key])
+        schedule.touch(lanes[key], 0.0)
+    turn = schedule.next(0.0, admits=lambda lane: lane.key == "c")
+    assert isinstance(turn, Visit)
+    assert turn.lane is lanes["c"]
+    assert isinstance(schedule.next(0.0, admits=lambda lane: False), Wait)
+    assert [schedule.next(0.0).lane.key for _ in range(2)] == ["a", "b"]
