@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import gevent
@@ -25,7 +25,7 @@ from engine.core.schedule import Schedule, Wait
 from engine.flow.dial import Desk
 from engine.flow.knock import knock
 from engine.flow.supply import Supply
-from engine.flow.survey import Survey
+from engine.flow.survey import Survey, forbidden
 from engine.flow.visit import Call
 from engine.net.resolver import Resolver
 from engine.store.journal import Journal
@@ -150,6 +150,21 @@ class Run:
         self._stopped = self._stopped or why
         self._desk.draining = True
         self._wake.set()
+
+    def adopt(self, policies: PolicySet) -> int:
+        """Other policies from now on, for lanes at work too; says how many lanes they change. See `flow.reload`."""
+        self.settings = replace(self.settings, policies=policies)
+        self._desk.policies = policies
+        changed = self._supply.adopt(policies, time.monotonic())
+        if self.job.mode is Mode.ENHANCED:
+            tags = self.settings.identity.pool_tags if self.settings.identity else frozenset()
+            for policy in policies.policies:
+                if (refused := forbidden(policy, tags)) and self.journal.settle_policy(
+                    policy.name, *refused, stamp()
+                ).wait():
+                    self._supply.drop(policy.name, time.monotonic())
+        self._wake.set()
+        return changed
 
     def ask_first(self, key: str) -> None:
         """Put an address of the journal ahead of the queues, within the same limits (an order's `check`)."""
