@@ -11,13 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from engine.core.grammar import Rate, rate, rate_text
 from engine.core.identity import Identity
 from engine.core.limit import Limit
 from engine.store.audit import AuditRow
+from engine.store.database import open_read_only
 from engine.store.journal import Journal
-from engine.store.state import LIMIT, RESET, Order, State
+from engine.store.state import KIND, LIMIT, RESET, Order, State, read_standing_orders
 
 
 def place_limit(
@@ -53,6 +55,14 @@ def in_force(orders: Sequence[Order], now: float) -> list[Order]:
     return found
 
 
+def read_limits(state: Path, now: float) -> list[Order]:
+    """The limits in force that a state's file holds, for command lines that only read; none without a file."""
+    if not state.exists():
+        return []
+    with open_read_only(state, KIND) as conn:
+        return in_force(read_standing_orders(conn, now), now)
+
+
 def binds(order: Order, identity: Identity) -> bool:
     """Whether a standing order speaks of this identity."""
     return order.identity in ("", identity.name, identity.public_v4, identity.public_v6)
@@ -66,12 +76,12 @@ def limit_of(order: Order) -> Limit:
 
 
 def words(order: Order) -> str:
-    """A limit in a few words: `gmail at most 6/min, 1 session at once`."""
+    """A limit in a few words: `gmail at most 6/min and 1 session at once`."""
     limit = limit_of(order)
-    parts = [f"at most {rate_text(limit.rate)}"] if limit.rate else []
+    parts = [rate_text(limit.rate)] if limit.rate else []
     if limit.concurrency is not None:
         parts.append(f"{limit.concurrency} session{'s' if limit.concurrency > 1 else ''} at once")
-    return f"{limit.provider} {', '.join(parts)}"
+    return f"{limit.provider} at most {' and '.join(parts)}"
 
 
 def moment(at: float) -> str:
