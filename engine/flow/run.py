@@ -20,7 +20,7 @@ from gevent.pool import Pool
 from engine.core.brake import SITES
 from engine.core.identity import Identity, Job, Mode
 from engine.core.lane import Lane, Visit
-from engine.core.policy import PolicySet
+from engine.core.policy import Policy, PolicySet
 from engine.core.schedule import Schedule, Wait
 from engine.flow.dial import Desk
 from engine.flow.knock import knock
@@ -156,13 +156,8 @@ class Run:
         self.settings = replace(self.settings, policies=policies)
         self._desk.policies = policies
         changed = self._supply.adopt(policies, time.monotonic())
-        if self.job.mode is Mode.ENHANCED:
-            tags = self.settings.identity.pool_tags if self.settings.identity else frozenset()
-            for policy in policies.policies:
-                if (refused := forbidden(policy, tags)) and self.journal.settle_policy(
-                    policy.name, *refused, stamp()
-                ).wait():
-                    self._supply.drop(policy.name, time.monotonic())
+        for policy in (policies.default, *policies.policies):
+            self._refuse(policy)
         self._wake.set()
         return changed
 
@@ -212,11 +207,20 @@ class Run:
     def _after(self, lane: Lane) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
         now = time.monotonic()
+        self._refuse(lane.policy)
         self._supply.refill(lane, now)
         self._give_up(lane, now)
         self.schedule.touch(lane, now)
         if self._supply.finished(lane):
             self._supply.retire(lane)
+
+    def _refuse(self, policy: Policy) -> None:
+        """What waits under a policy that has come to forbid RCPT gets its verdict, lanes with open sessions later."""
+        tags = self.settings.identity.pool_tags if self.settings.identity else frozenset()
+        refused = forbidden(policy, tags) if self.job.mode is Mode.ENHANCED else None
+        if refused is not None:
+            busy = self._supply.drop(policy.name, time.monotonic())
+            self.journal.settle_policy(policy.name, *refused, stamp(), busy).wait()
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """What stayed closed to us for the policy's give_up in one piece ends what waits there."""

@@ -131,13 +131,15 @@ class Supply:
         self._look_back(wider, now)
         return changed
 
-    def drop(self, policy: str, now: float) -> None:
-        """Lanes of this policy have nothing to ask any more: the journal settled what waited there."""
-        for lane in [lane for lane in self._schedule.lanes.values() if lane.policy.name == policy]:
+    def drop(self, policy: str, now: float) -> list[str]:
+        """Lanes of this policy have nothing to ask any more; says which of them still have sessions open."""
+        lanes = [lane for lane in self._schedule.lanes.values() if lane.policy.name == policy]
+        for lane in lanes:
             for domain in list(lane.queue.domains.values()):
                 lane.queue.drop_domain(domain)
             self.forget_more(lane)
             self._schedule.touch(lane, now)
+        return [lane.key for lane in lanes if lane.open_sessions]
 
     # --- inside -----------------------------------------------------------------------------------------------
 
