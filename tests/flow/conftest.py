@@ -177,8 +177,9 @@ class Verify:
         state = state or self.folder / "state" / "state.db"
         since = time.monotonic()
         with open_intake(path, column) as intake:
+            found = policy_set or _policies(self._layers(policies or {}))
             given: dict[str, Any] = {
-                "intake": intake, "mode": mode, "policies": policy_set or _policies(self._layers(policies or {})), "journal": journal,
+                "intake": intake, "mode": mode, "policies": found, "journal": journal,
                 "state": state, "output": out, "identity": load_identity(LAB / "identity.yaml")[0], "consent": CONSENT,
                 "dns": (lab.dns,), "smtp_port": lab.smtp_port, "allow_private": True,
             }  # fmt: skip
