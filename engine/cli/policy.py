@@ -16,6 +16,7 @@ import click
 import yaml
 
 from engine.cli.options import name_server
+from engine.cli.simulate import simulate
 from engine.cli.tables import limit_lines, limit_values
 from engine.core.address import Address, parse
 from engine.core.ceiling import USUAL_REFUSED, across_sites, ceilings
@@ -46,6 +47,9 @@ _directories = click.option(
 @click.group()
 def policy() -> None:
     """Check, explain and show provider policies."""
+
+
+policy.add_command(simulate)
 
 
 @policy.command("check", short_help="Read all policies and tell everything that is wrong.")

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from engine.cli.tables import hours
 from engine.core.reasons import REASONS, Category
 from engine.flow.verification import Verification
 
@@ -32,6 +33,10 @@ class Progress:
         """Begin to draw."""
         self._live.start()
         self._greenlet = gevent.spawn(self._draw, verification)
+
+    def say(self, line: str) -> None:
+        """A line above the display, which stays on the screen."""
+        self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Take the display off the screen."""
@@ -55,7 +60,8 @@ class Progress:
         done = total - counts.get("", 0)
         elapsed = time.monotonic() - self._began
         rate = done / elapsed if elapsed > 0 else 0.0
-        left = f"{(total - done) / rate:.0f} s left at this rate" if rate and done < total else ""
+        knows = now.phase == "probing" and rate and done < total
+        left = f"{hours((total - done) / rate / 3600)} left at this rate" if knows else ""
         head = Table.grid(padding=(0, 2))
         head.add_row(
             f"{now.phase}", ProgressBar(total or 1, done, width=32), f"{done} of {total}", f"{rate:.0f}/s", left

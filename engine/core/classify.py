@@ -253,6 +253,8 @@ def _before_rcpt(reply: _Reply, row: Reason, rule: str) -> tuple[str, str]:
     takes_no_mail = row.code == "host_accepts_no_mail"
     if takes_no_mail and (reply.code == 556 or (reply.code == 521 and reply.stage is Stage.CONNECT)):
         return row.code, rule
+    if reply.code == 521 and reply.stage is Stage.CONNECT and rule.startswith(("enhanced", "code")):
+        return "greeting_rejected", "code:521"
     if row.category is Category.INVALID or row.fault is Fault.RECIPIENT:
         default = _BEFORE_RCPT.get(reply.stage, ("unclassified_reply", "unclassified_reply"))
         return default[reply.final is True], f"stage:{reply.stage}"
@@ -265,5 +267,9 @@ def _before_rcpt(reply: _Reply, row: Reason, rule: str) -> tuple[str, str]:
 
 def _reach(reply: _Reply, reason: Reason) -> Reach:
     """The reason's own reach, widened to the source where the reply's words speak of our host."""
+    if reason.code == "server_busy" and reply.final and reply.status == "3.2":
+        return (
+            Reach.DOMAIN
+        )  # unavailable for good, whoever is asked for: postscreen's words for a client it will not have
     widens = reason.reach is Reach.DOMAIN and reason.fault in _SOURCE_FAULTS
     return Reach.SOURCE if widens and reply.hits & rules.SOURCE_BIT else reason.reach

@@ -20,6 +20,7 @@ from engine.core.policy import Policy
 from engine.core.queue import Domain, Item, Queue
 from engine.core.reasons import Fault, Reach, Reason
 
+MAX_TRANSACTIONS = 10  # in a session: Exim counts RSETs and drops it at the 12th (smtp_accept_max_nonmail = 10)
 PATIENCE_S = 2.0  # no session idles for tokens: one that would wait longer says QUIT
 AGE = 0.5  # of the session's time: after that no transaction is begun that the deadline could cut
 DOMAINS_IN_A_ROW = 3  # so many domains of a lane that refuse us one after the other are the source's refusal
@@ -59,6 +60,7 @@ class Visit:
     started_at: float
     recipients: int = 0
     refusals: int = 0
+    transactions: int = 0
     half_open: bool = False
     touched: set[str] = field(default_factory=set)
 
@@ -113,6 +115,29 @@ class Lane:
         size = self._size(domain, now, min(self.policy.refusals.per_session, self.per_session + 1))
         return max(due, self.budget.room_at(now), self._recipients.ready_at(now, size))
 
+    def waits_for(self, now: float) -> str:
+        """The limit by which `ready_at` lies ahead, as its key in the policy file; empty where none does.
+
+        `retry` stands for the ladders and for domains that are held.
+        """
+        if self.queue.empty:
+            return ""
+        if self.open_sessions >= self.policy.sessions.concurrency:
+            return "sessions.concurrency"
+        if self.breaker.state is not BreakerState.CLOSED:
+            return "breaker.open"
+        domain = self.queue.next()
+        if domain is None or self.brake.doubt is not Doubt.NONE:
+            return "control_rcpt" if self.queue.next_at is None else "retry"
+        size = self._size(domain, now, min(self.policy.refusals.per_session, self.per_session + 1))
+        moments = {
+            "refusals.rate": self.budget.room_at(now),
+            "recipients.rate": self._recipients.ready_at(now, size),
+            "sessions.rate": self._sessions.ready_at(now),
+        }
+        latest = max(moments, key=lambda key: moments[key])
+        return latest if moments[latest] > now else ""
+
     def start(self, now: float) -> Visit | None:
         """Start a session with the tokens of its whole first transaction, or nothing at all."""
         due = self.ready_at(now)
@@ -143,8 +168,9 @@ class Lane:
         self.queue.wake(now)
         left = self.policy.refusals.per_session - visit.refusals
         stopped = visit.half_open or self.breaker.state is not BreakerState.CLOSED or self.brake.doubt is not Doubt.NONE
+        spent = visit.recipients >= self.per_session or left < 1 or visit.transactions >= MAX_TRANSACTIONS
         too_many = self.open_sessions > self.policy.sessions.concurrency  # the limit was lowered meanwhile
-        if stopped or too_many or visit.recipients >= self.per_session or left < 1 or self._old(visit, now):
+        if stopped or spent or too_many or self._old(visit, now):
             return None
         domain = self.queue.next(visit.site)
         if domain is None or domain.hold is not None or not self.budget.room(now):
@@ -196,13 +222,17 @@ class Lane:
                 self._answered(domain.name, refused=False)
             self._weigh(reason, now, jitter, first=first)
 
-    def settle(self, visit: Visit, batch: Batch, refused: int, now: float) -> int:
-        """The answers of a batch are in: give back what was not refused; says how many tokens that is."""
+    def settle(self, visit: Visit, batch: Batch, refused: int, now: float, *, errors: int | None = None) -> int:
+        """The answers of a batch are in: give back what was not refused; says how many tokens that is.
+
+        The session keeps those of all `errors`, 4yz included: Postfix counts them alike, slows down from the 10th in a
+        session and ends it at the 20th; postscreen ends one after 20 commands.
+        """
         back = 0
         if batch.spending is not None:
             back = batch.spending.tokens - refused
+            visit.refusals -= batch.spending.tokens - max(refused, errors or 0)
             self.budget.give_back(batch.spending, back)
-            visit.refusals -= back
             batch.domain.in_flight -= 1
         batch.domain.busy = False
         self.queue.offer(batch.domain, now)
@@ -274,6 +304,7 @@ class Lane:
     @staticmethod
     def _count(visit: Visit, batch: Batch) -> None:
         visit.recipients += batch.tokens
+        visit.transactions += 1
         visit.refusals += batch.tokens
         visit.touched.add(batch.domain.name)
 

@@ -120,6 +120,8 @@ recipients too_many_recipients
     over number|maximum .. recipient; recipient limit; only one|single recipient;
     one|single recipient .. time|per|transaction|only;
     multiple|different .. recipient|domain .. transaction|same|session; multiple .. domain .. per|one
+mailbox_busy mailbox_temporarily_unavailable 4
+    BOX ~ busy
 mailbox_rate mailbox_receiving_rate
     BOX ~ receive .. rate|fast|much|frequent; receive .. mail|message .. rate|too; BOX receive limit|rate|limits
 sending_quota rate_limited

@@ -143,7 +143,8 @@ class Call:
             rows.append(audit_row(desk, self.line, "rcpt", one, one.answer.recipient, item.id))
             outcomes.append(self._accepted(domain, item, one) if one.accepted else self._outcome(item, one))
         desk.write(outcomes, rows)
-        back = lane.settle(self.visit, batch, sum(one.refusal for one in judged), now)
+        errors = sum(not one.accepted for one in judged)
+        back = lane.settle(self.visit, batch, sum(one.refusal for one in judged), now, errors=errors)
         for one, first in zip(judged, firsts, strict=True):
             self._observe(domain, one, now, first=first)
             self._brakes(domain, one, now)
@@ -184,7 +185,7 @@ class Call:
         """The answer to a control or a positive control."""
         kind = "positive_control" if batch.positive else "control"
         self.desk.write([], [audit_row(self.desk, self.line, kind, one, one.answer.recipient)])
-        back = self.lane.settle(self.visit, batch, one.refusal, now)
+        back = self.lane.settle(self.visit, batch, one.refusal, now, errors=not one.accepted)
         self._observe(batch.domain, one, now, first=True)
         fact = None
         if batch.positive:
