@@ -198,7 +198,7 @@ class Verification:
         try:
             run.survey()
             if self._forecast is not None and not self._stopped:
-                self._forecast(outlook(journal, state, request.policies, job.mode, request.concurrency))
+                self._forecast(outlook(journal, state, run.settings.policies, job.mode, request.concurrency))
             done = not self._stopped and run.probe()
         except BaseException:  # sessions in flight end politely while the journal can still be written
             run.stop()
