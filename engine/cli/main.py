@@ -20,6 +20,7 @@ COMMANDS = {  # name -> (module, object, one line for the overview)
     "check": ("engine.cli.check", "check", "Check a few addresses now, and show what was said."),
     "classify": ("engine.cli.classify", "classify", "Say what SMTP replies mean, from stdin or a job's journal."),
     "policy": ("engine.cli.policy", "policy", "Check, explain and show provider policies."),
+    "lane": ("engine.cli.lane", "lane", "Narrow what engines ask of a provider, for a while."),
     "identity": ("engine.cli.identity", "identity", "Set up the identity under which this machine asks."),
     "audit": ("engine.cli.audit", "audit", "Verify, export or erase the audit of a job."),
     "reasons": ("engine.cli.reasons", "reasons", "Print the table of reason codes."),

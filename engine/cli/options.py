@@ -75,6 +75,7 @@ class Asking:
     allow_private: bool = False
     accepted_risk: str = ""
     settings: Configuration | None = None
+    policy_dirs: tuple[Path, ...] = ()  # where `policies` come from, over the shipped ones
 
 
 @contextmanager
@@ -100,8 +101,10 @@ def asking(mode: Mode | None, flags: dict[str, Any]) -> Iterator[Asking]:
         settings, file=flags["identity_file"], helo=flags["helo"], mail_from=flags["mail_from"],
         public_ip=flags["public_ip"], bind=flags["bind"], pools=flags["pools"],
     )  # fmt: skip
+    directories = tuple(Path(each) for each in _listed(dirs))
     yield Asking(
-        policies=load_policies([Path(each) for each in _listed(dirs)]),
+        policies=load_policies(directories),
+        policy_dirs=directories,
         state=Path(state) if state else default_path(settings.environ),
         identity=identity,
         consent=_consent(flags, now) if mode is Mode.ENHANCED else None,
@@ -135,8 +138,10 @@ def _lab(flags: dict[str, Any]) -> Iterator[Asking]:
     folder = SHIPPED.parent
     suppress = flags["suppress"]
     with LabProcess(log=False) as lab:
+        directories = (folder / "policies", *flags["policy_dirs"])
         yield Asking(
-            policies=load_policies([folder / "policies", *flags["policy_dirs"]]),
+            policies=load_policies(directories),
+            policy_dirs=directories,
             state=flags["state"] or default_path({}).with_name("lab") / "state.db",
             identity=load_identity(folder / "identity.yaml")[0],
             consent=Consent("LAB", "the lab", datetime.now(UTC), "a try on loopback"),

@@ -77,6 +77,11 @@ class Breaker:
         self._next_s = self.open_s
         return True
 
+    def adopt(self, open_s: float, max_open_s: float) -> None:
+        """Other open times from the next opening on; how often it was doubled is kept, up to the new maximum."""
+        self._next_s = open_s if self._next_s == self.open_s else min(self._next_s, max_open_s)
+        self.open_s, self.max_open_s = open_s, max_open_s
+
     def release(self, now: float) -> None:
         """The half-open session asked nothing: leave its place to the next."""
         if self.state is BreakerState.HALF_OPEN:

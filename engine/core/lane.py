@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,8 +82,8 @@ class Lane:
         self.policy = policy
         self.queue = Queue()
         self.open_sessions = 0
-        self.per_transaction = policy.recipients.per_transaction
-        self.per_session = policy.recipients.per_session
+        self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
+        self.learn()
         self.breaker = Breaker(policy.breaker.open_s, policy.breaker.max_open_s)
         self.brake = Brake()
         self.budget = RefusalBudget(policy.refusals.rate)
@@ -175,7 +176,8 @@ class Lane:
         left = self.policy.refusals.per_session - visit.refusals
         stopped = visit.half_open or self.breaker.state is not BreakerState.CLOSED or self.brake.doubt is not Doubt.NONE
         spent = visit.recipients >= self.per_session or left < 1 or visit.transactions >= MAX_TRANSACTIONS
-        if stopped or spent or self._old(visit, now):
+        too_many = self.open_sessions > self.policy.sessions.concurrency  # the limit was lowered meanwhile
+        if stopped or spent or too_many or self._old(visit, now):
             return None
         domain = self.queue.next(visit.site)
         if domain is None or domain.hold is not None or not self.budget.room(now):
@@ -276,11 +278,27 @@ class Lane:
                 self.queue.forget(domain)
 
     def learn(self, *, per_transaction: int | None = None, per_session: int | None = None) -> None:
-        """A site told that it takes fewer recipients; limits only ever shrink here."""
+        """A site told that it takes fewer recipients; what was learnt only ever shrinks."""
+        transaction, session = self._taught
         if per_transaction is not None:
-            self.per_transaction = max(1, min(self.per_transaction, per_transaction))
+            transaction = max(1, min(transaction, per_transaction))
         if per_session is not None:
-            self.per_session = max(2, min(self.per_session, per_session))
+            session = max(2, min(session, per_session))
+        self._taught = transaction, session
+        self.per_transaction = min(transaction, self.policy.recipients.per_transaction)
+        self.per_session = min(session, self.policy.recipients.per_session)
+
+    def adopt(self, policy: Policy, now: float) -> None:
+        """Other limits from now on. What was spent, learnt and refused stays; sessions beyond the new number end."""
+        self.policy = policy
+        self.learn()
+        self._sessions.set_rate(policy.sessions.rate.per_s, now, policy.sessions.burst)
+        self.pace.adopt(policy.recipients.rate, policy.pace, policy.recipients.per_transaction, now)
+        self.budget.adopt(policy.refusals.rate)
+        self.breaker.adopt(policy.breaker.open_s, policy.breaker.max_open_s)
+        for domain in self.queue.held():
+            if domain.hold is not None:
+                domain.hold.adopt(policy.breaker.open_s, policy.breaker.max_open_s)
 
     def greet(self, now: float) -> float | None:
         """Count a connection that asks nothing; until when to wait for its token (0: it is counted), None: not here."""

@@ -2,7 +2,8 @@
 
 1. An order is a row of the identity state, with who gave it and why; the holder looks once a second, obeys, audits,
    answers. Two processes never probe under one identity.
-2. A check that is ordered is asked ahead of the queues and within the same limits; it never adds a row to the output.
+2. A limit of a lane is a standing order: see `flow.lane_limits`. It is looked for at the same moments.
+3. A check that is ordered is asked ahead of the queues and within the same limits; it never adds a row to the output.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from engine.core.address import BadAddress, parse
 from engine.core.identity import Identity, Mode
 from engine.flow.intake import IntakeRow
 from engine.flow.job import Suppression, WrongUse, new_row, result_of
+from engine.flow.lane_limits import LaneLimits
 from engine.flow.run import Run
 from engine.store.audit import AuditRow
 from engine.store.journal import PROVISIONAL
@@ -32,8 +34,9 @@ MAX_CHECKED = 10
 class OrderDesk:
     """The holder's side: looks for orders of one run's identity and answers them."""
 
-    def __init__(self, run: Run, identity: Identity, suppression: Suppression) -> None:
+    def __init__(self, run: Run, identity: Identity, suppression: Suppression, limits: LaneLimits) -> None:
         self._run = run
+        self._limits = limits
         self._identity = identity
         self._suppression = suppression
         self._at_work = Group()
@@ -45,6 +48,7 @@ class OrderDesk:
             for order in self._run.state.take_orders(self._identity.key, time.time(), again=again):
                 self._at_work.spawn(self._obey, order)
             again = False
+            self._limits.look()
             gevent.sleep(LOOK_EVERY_S)
 
     def close(self) -> None:

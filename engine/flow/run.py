@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import gevent
@@ -21,14 +21,14 @@ from engine.core.brake import SITES
 from engine.core.breaker import BreakerState
 from engine.core.identity import Identity, Job, Mode
 from engine.core.lane import Lane, Visit
-from engine.core.policy import PolicySet
+from engine.core.policy import Policy, PolicySet
 from engine.core.schedule import Schedule, Wait
 from engine.flow.dial import Desk, reach
 from engine.flow.guard import Guard, PortClosed
 from engine.flow.knock import knock
 from engine.flow.memory import Memory
 from engine.flow.supply import Supply
-from engine.flow.survey import Survey
+from engine.flow.survey import Survey, forbidden
 from engine.flow.visit import Call
 from engine.log import log
 from engine.metrics import LaneState, LaneView, Metrics
@@ -177,6 +177,16 @@ class Run:
         self._desk.draining = True
         self._wake.set()
 
+    def adopt(self, policies: PolicySet) -> int:
+        """Other policies from now on, for lanes at work too; says how many lanes they change. See `flow.reload`."""
+        self.settings = replace(self.settings, policies=policies)
+        self._desk.policies = policies
+        changed = self._supply.adopt(policies, time.monotonic())
+        for policy in (policies.default, *policies.policies):
+            self._refuse(policy)
+        self._wake.set()
+        return changed
+
     def ask_first(self, key: str) -> None:
         """Put an address of the journal ahead of the queues, within the same limits (an order's `check`)."""
         self._supply.ask_first(key, time.monotonic())
@@ -237,6 +247,7 @@ class Run:
     def _after(self, lane: Lane) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
         now = time.monotonic()
+        self._refuse(lane.policy)
         self._supply.refill(lane, now)
         self._note(lane)
         self._give_up(lane, now)
@@ -244,6 +255,14 @@ class Run:
         if self._supply.finished(lane):
             self._supply.retire(lane)
             self._breakers.pop(lane.key, None)
+
+    def _refuse(self, policy: Policy) -> None:
+        """What waits under a policy that has come to forbid RCPT gets its verdict, lanes with open sessions later."""
+        tags = self.settings.identity.pool_tags if self.settings.identity else frozenset()
+        refused = forbidden(policy, tags) if self.job.mode is Mode.ENHANCED else None
+        if refused is not None:
+            busy = self._supply.drop(policy.name, time.monotonic())
+            self.journal.settle_policy(policy.name, *refused, stamp(), busy).wait()
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """What stayed closed to us for the policy's give_up in one piece ends what waits there."""

@@ -2,16 +2,19 @@
 
 1. The journal is read in bulk: one look for hundreds of sites, one for what the identity state knows of them.
 2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site; the rest stays in the journal.
+3. Other policies reach lanes that are at work in place; where thousands are, other greenlets get their turn between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import gevent
+
 from engine.core.control import ControlAnswer
 from engine.core.identity import Mode
 from engine.core.lane import Lane
-from engine.core.policy import PolicySet
+from engine.core.policy import Policy, PolicySet
 from engine.core.queue import Item
 from engine.core.schedule import Schedule
 from engine.core.verdict import plain_words
@@ -26,6 +29,7 @@ SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
 EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
 LONGEST_WINDOW_S = 86_400.0
+LANES_AT_ONCE = 500
 
 
 class Supply:
@@ -116,6 +120,40 @@ class Supply:
         lane.queue.add(item, now, first=True)
         self._schedule.touch(lane, now)
 
+    def adopt(self, policies: PolicySet, now: float) -> int:
+        """Other policies for the lanes there are and for those to come; says how many lanes they change."""
+        self._policies = policies
+        changed = 0
+        wider: dict[str, tuple[Lane, float]] = {}
+        known: dict[int, tuple[Policy, Policy | None]] = {}  # lanes share policies: each is compared once
+        for place, lane in enumerate(list(self._schedule.lanes.values()), 1):
+            if place % LANES_AT_ONCE == 0:
+                gevent.sleep(0)
+            old, window_s = lane.policy, lane.budget.window_s
+            if id(old) not in known:
+                policy = policies.named(old.name) or policies.default
+                known[id(old)] = (old, None if policy == old else policy)
+            new = known[id(old)][1]
+            if new is None or lane.key not in self._schedule.lanes:
+                continue
+            lane.adopt(new, now)
+            if lane.budget.window_s > window_s:
+                wider[lane.key] = (lane, window_s)
+            self._schedule.touch(lane, now)
+            changed += 1
+        self._look_back(wider, now)
+        return changed
+
+    def drop(self, policy: str, now: float) -> list[str]:
+        """Lanes of this policy have nothing to ask any more; says which of them still have sessions open."""
+        lanes = [lane for lane in self._schedule.lanes.values() if lane.policy.name == policy]
+        for lane in lanes:
+            for domain in list(lane.queue.domains.values()):
+                lane.queue.drop_domain(domain)
+            self.forget_more(lane)
+            self._schedule.touch(lane, now)
+        return [lane.key for lane in lanes if lane.open_sessions]
+
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _take_in(self, loads: list[Load], now: float) -> int:
@@ -138,6 +176,17 @@ class Supply:
             if self.finished(lane):
                 self.retire(lane)
         return held
+
+    def _look_back(self, wider: dict[str, tuple[Lane, float]], now: float) -> None:
+        """A window that became longer: what was spent before it began to be counted here stands in the state."""
+        if not wider:
+            return
+        wall = self._wall()
+        for key, spendings in self._state.spent(list(wider), wall - LONGEST_WINDOW_S).items():
+            lane, known_s = wider[key]
+            for at, tokens in spendings:
+                if wall - at >= known_s:
+                    lane.budget.spend(now - (wall - at), tokens)
 
     def _work(self, lane: Lane, load: Load, now: float) -> int:
         if self._mode is Mode.STANDARD:

@@ -278,6 +278,14 @@ class Journal:
         values = (reason, detail, catch_all, at, domain_id)
         return self._writer.enqueue(self._db, lambda c: c.execute(query, values).rowcount)
 
+    def settle_policy(self, policy: str, reason: str, detail: str, at: str, busy: Sequence[str] = ()) -> Ticket[int]:
+        """What waits at sites of a policy that is not asked any more gets this verdict; not yet in `busy` lanes."""
+        query = """UPDATE addresses SET state = 3, reason = ?, detail = ?, checked_at = ?, stage = 'hosts'
+                   WHERE state = 1 AND site_id IN (SELECT id FROM sites WHERE policy = ? AND lane NOT IN
+                       (SELECT value FROM json_each(?)))"""
+        values = (reason, detail, at, policy, json.dumps(list(busy)))
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, values).rowcount)
+
     def settle_site(self, site_id: int, columns: dict[str, Any]) -> Ticket[int]:
         """Standard mode: what one connection to a site said holds for each address that waits there."""
         return self._writer.enqueue(self._db, partial(_do_settle_site, site_id, columns))

@@ -338,3 +338,125 @@ def test_a_schedule_passes_over_lanes_that_are_not_admitted():
     assert turn.lane is lanes["c"]
     assert isinstance(schedule.next(0.0, admits=lambda lane: False), Wait)
     assert [schedule.next(0.0).lane.key for _ in range(2)] == ["a", "b"]
+
+
+# --- other limits under a lane that is at work
+
+
+FAST = Recipients(rate=Range(Rate(10, 1.0), Rate(10, 1.0)), per_session=10, per_transaction=4)
+SLOW = Recipients(rate=Range(Rate(6, 60.0), Rate(6, 60.0)), per_session=4, per_transaction=1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 60), st.integers(1, 4)), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_limits_that_change_in_mid_run_are_kept_from_then_on(changes):
+    """Each address is still asked once, and no stretch between two changes passes its own limits."""
+    lane = loaded(150, sessions=Sessions(3, Rate(60, 60.0), 1))
+    world = World(lane)
+    for lasts_s, per_min, concurrency in changes:
+        since = world.now
+        other = policy(
+            sessions=Sessions(concurrency, Rate(60, 60.0), 1),
+            recipients=replace(FAST, rate=Range(Rate(per_min, 60.0), Rate(per_min, 60.0)), per_transaction=1),
+        )
+        lane.adopt(other, since)
+        over = max(0, lane.open_sessions - concurrency)
+        world.most_open = 0
+        world.run(since + lasts_s)
+        # 4 was the largest burst, and what was reserved before the change may lie 2 s behind it.
+        asked = [at for at, _ in world.asked if since + 2.0 < at]
+        for first in asked:
+            for window_s in (1.0, 60.0):
+                inside = sum(first <= at < first + window_s for at in asked)
+                assert inside <= math.ceil(per_min * window_s / 60.0 + 1e-6)
+        assert world.most_open <= concurrency + over
+        world.asked = [entry for entry in world.asked if entry[0] <= world.now]
+        world.asked, done = [], world.asked
+        assert len({item for _, item in done}) == len(done)
+
+
+def test_adopting_gives_back_nothing_that_was_spent():
+    """The refusal budget, the buckets and the breaker stand after a change where they stood before it."""
+    lane = loaded(40, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(10, 3600.0))))
+    visit = lane.start(0.0)
+    assert visit is not None
+    lane.budget.spend(0.0, 10 - visit.first.tokens)
+    lane.breaker.open(0.0, "ip_blocked")
+    lane.adopt(policy(recipients=SLOW, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(20, 3600.0)))), 1.0)
+    assert lane.budget.room(1.0) == 0
+    assert not lane.breaker.allows(1.0)
+    assert lane.per_transaction == 1
+    lane.adopt(policy(refusals=Refusals(5, Range(Rate(12, 3600.0), Rate(20, 3600.0)))), 2.0)
+    assert lane.budget.room(2.0) == 2
+
+
+def test_what_a_site_taught_outlasts_other_limits():
+    """A site that takes two recipients takes two under any policy; the policy's own smaller number holds too."""
+    lane = loaded(10)
+    lane.learn(per_transaction=2, per_session=6)
+    lane.adopt(policy(recipients=SLOW), 0.0)
+    assert (lane.per_transaction, lane.per_session) == (1, 4)
+    lane.adopt(policy(recipients=FAST), 1.0)
+    assert (lane.per_transaction, lane.per_session) == (2, 6)
+
+
+def test_a_cut_pace_stays_cut_under_other_limits():
+    """A narrower range holds at once; when it goes, the pace is the one that experience made, not the start."""
+    lane = loaded(10)
+    lane.pace.cut(0.0)
+    assert lane.pace.rate_per_s == 5.0
+    lane.adopt(policy(recipients=SLOW), 10.0)
+    assert lane.pace.rate_per_s == 0.1
+    lane.pace.recover(90_000.0)
+    lane.adopt(policy(recipients=FAST), 90_000.0)
+    assert lane.pace.rate_per_s == 5.0
+
+
+def test_a_lane_that_never_met_trouble_starts_where_the_new_range_does():
+    """Without a cut or a step of its own there is nothing to remember."""
+    lane = loaded(10)
+    lane.adopt(policy(recipients=SLOW), 0.0)
+    assert lane.pace.rate_per_s == 0.1
+    assert lane.pace.memory(0.0) == {}
+    lane.adopt(policy(recipients=FAST), 1.0)
+    assert lane.pace.rate_per_s == 10.0
+
+
+def test_sessions_beyond_a_lowered_number_say_quit():
+    """They ask no further transaction, and none starts until there is room again."""
+    lane = loaded(40, domains=4)
+    visits = [lane.start(0.0), lane.start(1.0)]
+    assert None not in visits
+    lane.adopt(policy(sessions=Sessions(1, Rate(60, 60.0), 2)), 1.1)
+    for visit in visits:
+        lane.settle(visit, visit.first, 1, 1.2)
+        visit.first.domain.control = ControlAnswer.REFUSES
+    assert lane.more(visits[0], 10.0) is None
+    lane.finish(visits[0], 10.0)
+    assert lane.more(visits[1], 10.0) is not None
+    assert lane.ready_at(10.0) is None
+
+
+def test_a_longer_window_counts_what_the_caller_brings_of_it():
+    """10 an hour become 15 a day: what was spent in the hour counts on, the older part is told by the state."""
+    lane = loaded(40, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(10, 3600.0))))
+    lane.budget.spend(10_000.0, 4)
+    lane.adopt(policy(refusals=Refusals(5, Range(Rate(15, 86_400.0), Rate(15, 86_400.0)))), 10_100.0)
+    lane.budget.spend(100.0, 6)
+    assert lane.budget.room(10_100.0) == 5
+    assert lane.budget.room_at(10_100.0) == 10_100.0
+
+
+def test_a_breaker_keeps_how_often_it_doubled():
+    """Half an hour after two openings is half an hour under new times too, up to the new maximum."""
+    lane = loaded(4)
+    lane.breaker.open(0.0, "ip_blocked")
+    lane.breaker.attempt(1000.0)
+    changed = replace(lane.policy.breaker, open_s=60.0, max_open_s=1200.0)
+    lane.adopt(policy(breaker=changed), 1000.0)
+    lane.breaker.open(1000.0, "ip_blocked")
+    assert lane.breaker.until == 2200.0
+    lane.breaker.attempt(2200.0)
+    lane.breaker.close()
+    lane.breaker.open(3000.0, "ip_blocked")
+    assert lane.breaker.until == 3060.0
