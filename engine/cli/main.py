@@ -52,6 +52,10 @@ class Commands(click.Group):
         """Run a command; whatever it can't do becomes one sentence and an exit code."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "engine"
+            print(f"engine: {error.format_message()} See `{command} --help`.", file=sys.stderr)
+            sys.exit(2)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # nobody reads any more: engine reasons | head

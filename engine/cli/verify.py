@@ -81,6 +81,8 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
         )
     check_output(output, source)
     with open_intake(source, flags["column"]) as intake, asking(chosen, flags) as who:
+        if next(intake.rows(), None) is None:
+            raise WrongUse(f"{source}: there is a header and no row; give a list of addresses.")
         if who.identity is None and not flags["no_connect"]:
             raise missing_identity("A run that connects")
         if who.allow_private and not flags["lab"]:

@@ -135,7 +135,10 @@ class Line:
 def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Line:
     """Open a session at the first host that lets us in. `eai` puts hosts known to lack SMTPUTF8 last."""
     policy = visit.lane.policy
-    endpoints = site.endpoints(desk.port)
+    identity = desk.identity  # it asks from addresses that it has stated, and from no other
+    endpoints = [
+        each for each in site.endpoints(desk.port) if (identity.public_v6 if ":" in each.ip else identity.public_v4)
+    ]
     if eai:
         endpoints.sort(key=lambda endpoint: endpoint.host in site.without_utf8)
     line = Line()
@@ -160,7 +163,9 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
             line.session, line.failure = session, None
             return line
     if line.failure is None:
-        line.failure = judge_ended(SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address to dial"), ())
+        line.failure = judge_ended(
+            SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address that we can dial"), ()
+        )
     return line
 
 

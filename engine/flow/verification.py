@@ -39,7 +39,7 @@ from engine.flow.job import (
 from engine.flow.lane_limits import LaneLimits
 from engine.flow.orders import OrderDesk
 from engine.flow.output import Layout, Stream, output_format, write_file
-from engine.flow.preflight import Check, preflight
+from engine.flow.preflight import Check, preflight, unbindable
 from engine.flow.reload import InForce, Reloader
 from engine.flow.run import Run, Settings, Snapshot, stamp
 from engine.metrics import Live, Metrics
@@ -256,7 +256,12 @@ class Verification:
     def _preflight(self, resolver: Resolver) -> list[AuditRow]:
         """An Enhanced run asks only from a source that is fit to be seen; what it goes on in spite of is audited."""
         request = self.request
-        if request.identity is None or not request.connect or request.mode is not Mode.ENHANCED:
+        if request.identity is None or not request.connect:
+            return []
+        unusable = unbindable(request.identity)
+        if unusable:
+            raise WrongUse(f"The identity {request.identity.name}: {unusable}")
+        if request.mode is not Mode.ENHANCED:
             return []
         findings = preflight(request.identity, resolver, allow_private=request.allow_private)
         failed = [finding.say for finding in findings if finding.outcome is Check.FAIL]
