@@ -18,7 +18,7 @@ import click
 
 from engine.core.address import Address, parse
 from engine.store import audit as chain
-from engine.store import journal as journals
+from engine.store import job_tables
 from engine.store.database import JOURNAL, StoreError, open_read_only
 from engine.store.state import KIND as STATE
 from engine.store.state import State, default_path, read_head
@@ -28,7 +28,7 @@ SHOWN = 100  # faults that are printed in full; the rest is counted
 
 # What `erase` runs, all in one transaction; each takes (connection, address=, before=, everything=) and says how many
 # rows lost something. Every table of the journal that holds personal values has its function here.
-ERASERS: list[Callable[..., int]] = [chain.erase, journals.erase]
+ERASERS: list[Callable[..., int]] = [chain.erase, job_tables.erase]
 
 _journal = click.argument("journal", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 

@@ -26,7 +26,8 @@ from engine.flow.memory import Memory
 from engine.metrics import Metrics
 from engine.net.session import Endpoint, Session, SessionEnded
 from engine.store.audit import AuditRow
-from engine.store.journal import Journal, Outcome
+from engine.store.job_tables import Outcome
+from engine.store.journal import Journal
 from engine.store.state import State
 from engine.store.writer import Ticket
 

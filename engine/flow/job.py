@@ -22,7 +22,8 @@ from engine.core.identity import Consent, Identity, Job
 from engine.core.reasons import Stage
 from engine.core.result import CatchAll, Result
 from engine.flow.intake import Intake, IntakeRow
-from engine.store.journal import DISPOSABLE, FREE, ROLE, SETTLED, TAGGED, Journal, NewRow
+from engine.store.job_tables import DISPOSABLE, FREE, ROLE, SETTLED, TAGGED, NewRow
+from engine.store.journal import Journal
 from engine.store.writer import Writer
 
 CHUNK = 2000  # rows a transaction of intake

@@ -10,7 +10,7 @@ from engine.flow.evidence import audit_row, columns
 from engine.flow.judged import Judged
 from engine.flow.survey import ALIVE
 from engine.net.session import Answer
-from engine.store.journal import SETTLED
+from engine.store.job_tables import SETTLED
 
 ALIVE_S = 86_400.0  # a site that let us in is not dialled again for a day
 

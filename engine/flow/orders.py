@@ -23,7 +23,7 @@ from engine.flow.job import Suppression, WrongUse, new_row, result_of
 from engine.flow.lane_limits import LaneLimits
 from engine.flow.run import Run
 from engine.store.audit import AuditRow
-from engine.store.journal import PROVISIONAL, SETTLED, WAITING
+from engine.store.job_tables import PROVISIONAL, SETTLED, WAITING
 from engine.store.state import Order, State
 
 LOOK_EVERY_S = 1.0

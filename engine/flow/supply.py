@@ -21,7 +21,8 @@ from engine.core.verdict import plain_words
 from engine.flow.dial import SiteHosts
 from engine.flow.memory import Memory
 from engine.flow.survey import unpack_hosts
-from engine.store.journal import WAITING, Journal, Load, Pending, Site
+from engine.store.job_tables import WAITING, Load, Pending, Site
+from engine.store.journal import Journal
 from engine.store.state import State
 
 IN_MEMORY = 50_000

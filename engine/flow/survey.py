@@ -18,7 +18,8 @@ from engine.core.policy import Policy, PolicySet
 from engine.core.reasons import Stage
 from engine.core.route import MailHost, Route, site_key
 from engine.net.resolver import Resolver
-from engine.store.journal import Journal, Routed
+from engine.store.job_tables import Routed
+from engine.store.journal import Journal
 from engine.store.state import State
 
 IN_FLIGHT = 256  # domains resolved at a time

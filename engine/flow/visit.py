@@ -31,7 +31,7 @@ from engine.flow.dial import MAX_HOSTS, Desk, Line, SiteHosts, dial
 from engine.flow.evidence import audit_row, columns
 from engine.flow.judged import Judged, judge
 from engine.net.session import Answer, Session
-from engine.store.journal import PROVISIONAL, SETTLED, WAITING, Outcome
+from engine.store.job_tables import PROVISIONAL, SETTLED, WAITING, Outcome
 from engine.store.state import Fact, Grant
 
 POSTMASTER = "postmaster"  # RFC 5321 section 4.5.1: every domain that takes mail has it
