@@ -34,10 +34,10 @@ class Memory:
 
     def recall(self, lanes: Mapping[str, Lane]) -> None:
         """Bring back what earlier runs knew of these lanes."""
-        found = self._state.breakers([self._key(key) for key in lanes])
+        found = self._state.breakers([self.key(key) for key in lanes])
         now, wall = self._clock(), self._wall()
         for key, lane in lanes.items():
-            kept = found.get(self._key(key))
+            kept = found.get(self.key(key))
             if kept is not None:
                 self._kept.add(key)
                 lane.recall(kept, now, away_s(kept, wall))
@@ -62,10 +62,10 @@ class Memory:
             kept = lane.memory(now)
             if kept:
                 useful_s = KEPT_S if set(kept) != {"owed"} else max(kept["owed"].values())
-                rows[self._key(lane.key)] = kept | {"at": wall, "until": wall + useful_s}
+                rows[self.key(lane.key)] = kept | {"at": wall, "until": wall + useful_s}
                 self._kept.add(lane.key)
             elif lane.key in self._kept:
-                rows[self._key(lane.key)] = None
+                rows[self.key(lane.key)] = None
                 self._kept.discard(lane.key)
         if rows:
             self._state.save_breakers(rows)
@@ -84,7 +84,8 @@ class Memory:
         kept, wall = breaker.memory(self._clock()), self._wall()
         self._state.save_breakers({self._identity: kept | {"at": wall, "until": wall + KEPT_S} if kept else None})
 
-    def _key(self, lane: str) -> str:
+    def key(self, lane: str) -> str:
+        """What a lane is kept under: a lane is one identity's."""
         return f"{self._identity} {lane}"
 
 

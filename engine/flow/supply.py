@@ -183,8 +183,9 @@ class Supply:
         if not wider:
             return
         wall = self._wall()
-        for key, spendings in self._state.spent(list(wider), wall - LONGEST_WINDOW_S).items():
-            lane, known_s = wider[key]
+        kept = {self._memory.key(key): each for key, each in wider.items()}
+        for key, spendings in self._state.spent(list(kept), wall - LONGEST_WINDOW_S).items():
+            lane, known_s = kept[key]
             for at, tokens in spendings:
                 if wall - at >= known_s:
                     lane.budget.spend(now - (wall - at), tokens)
@@ -239,9 +240,10 @@ class Supply:
         wall = self._wall()
         if lanes_are_new and lanes:
             self._memory.recall(lanes)
-            for key, spendings in self._state.spent(list(lanes), wall - LONGEST_WINDOW_S).items():
+            kept = {self._memory.key(key): lane for key, lane in lanes.items()}
+            for key, spendings in self._state.spent(list(kept), wall - LONGEST_WINDOW_S).items():
                 for at, tokens in spendings:
-                    lanes[key].budget.spend(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
+                    kept[key].budget.spend(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
             for key, limits in self._state.learned(list(lanes)).items():
                 lanes[key].learn(
                     per_transaction=int(limits["per_transaction"]) if "per_transaction" in limits else None,

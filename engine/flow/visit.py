@@ -121,7 +121,9 @@ class Call:
         desk, domain = self.desk, batch.domain
         granted = begun = None
         if batch.tokens:
-            granted = desk.state.grant([Grant(self.lane.key, self.visit.site, desk.wall(), batch.tokens)])
+            granted = desk.state.grant(
+                [Grant(desk.memory.key(self.lane.key), self.visit.site, desk.wall(), batch.tokens)]
+            )
         if batch.control:
             begun = desk.state.begin_control(domain.name)
         if granted is not None:
