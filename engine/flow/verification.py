@@ -153,6 +153,7 @@ class Verification:
                     request.journal, self._writer, job, goes_on=goes_on, output=request.output
                 )
                 self._journal, self.job = journal, job
+                journal.consent = job.consent.reference if job.consent else ""
                 journal.count_settled()
                 journal.audit(notes).wait()
                 if not sealed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Journal:
 
     def __init__(self, path: Path, writer: Writer) -> None:
         self.path = path
+        self.consent = ""  # the job's consent reference: it is in each audit row
         self._writer = writer
         self._db: Database = writer.open(path, SCHEMA)
 
@@ -293,7 +295,8 @@ class Journal:
 
     def audit(self, rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
         """Append audit rows that change no address (orders, events of the run)."""
-        return self._writer.enqueue(self._db, partial(do_record, (), rows))
+        told = [replace(row, consent=row.consent or self.consent) for row in rows]
+        return self._writer.enqueue(self._db, partial(do_record, (), told))
 
     def close(self) -> None:
         """Close the file; everything enqueued before is in it."""

@@ -16,6 +16,8 @@ from engine.flow.policies import load_policies
 from engine.flow.verification import Held, Request, Verification
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
+from engine.store import audit
+from engine.store.database import JOURNAL, open_read_only
 from engine.store.state import State
 from engine.store.writer import Writer
 
@@ -78,6 +80,10 @@ def test_the_holder_of_an_identity_answers_checks_and_its_output_stays_its_own(h
         "nobody@normal.lab": "mailbox_not_found",
     }
     assert sum(verification.counts().values()) == 1
+    with open_read_only(request.journal, JOURNAL) as conn:
+        rows = [(row["kind"], row["consent"]) for row in audit.export(conn)]
+    assert {"policy", "order", "rcpt"} <= {kind for kind, _ in rows}
+    assert {consent for _, consent in rows} == {"T-7"}
 
 
 def test_a_checked_address_that_waits_answers_with_its_reply(holder):
