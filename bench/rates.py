@@ -10,14 +10,13 @@ also get 97 % of what it allows.
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.measure.engine import LIFTED, UNLIMITED, Setup
-from bench.measure.judge import excess, jitter, kept, mean_rate, most_open
+from bench.measure.judge import asked, counted, excess, kept, mean_rate, measured_jitter, most_open
 from bench.measure.report import Report, options
 from bench.world import Plan, World
 from bench.world.log import Row
@@ -75,15 +74,6 @@ PROVIDERS = (
 )
 HOST_LIMITS = Limits("10/s", 2, 3, "25/s", 4, "recipients")  # of default.yaml in this run: one address is one neighbour
 SHARED_LIMITS = Limits("6/s", 1, 2, "12/s", 3, "recipients")  # of the provider that 50 domains name beside their own
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What arrived at some addresses of the world, or was sent to them."""
-
-    sessions: list[float]
-    recipients: list[float]
-    spans: list[tuple[float, float]]
 
 
 def main(arguments: list[str]) -> int:
@@ -206,55 +196,6 @@ def mixed(folder: Path, seconds: int, report: Report) -> None:
     _judged(report, what, SHARED_LIMITS, log, audit, {ip})
     if spent.exit:
         report.claim(what, "exit 0", f"exit {spent.exit}", met=False)
-
-
-def counted(log: Sequence[Row], ips: set[str]) -> Counted:
-    """What the server saw at these addresses."""
-    began: dict[int, float] = {}
-    found = Counted([], [], [])
-    for row in log:
-        if row.ip not in ips:
-            continue
-        if row.event == "+":
-            began[row.session] = row.t
-            found.sessions.append(row.t)
-        elif row.event == "RCPT":
-            found.recipients.append(row.t)
-        elif row.event == "-":
-            found.spans.append((began[row.session], row.t))
-    return found
-
-
-def asked(audit: Sequence[dict[str, Any]], ips: set[str]) -> Counted:
-    """What the audit says was sent there: connections and recipients at their moments."""
-    found = Counted([], [], [])
-    for row in audit:
-        if row["mx_ip"] not in ips:
-            continue
-        if row["kind"] == "connect":
-            found.sessions.append(row["at"])
-        elif row["kind"] in ("rcpt", "control", "positive_control"):
-            found.recipients.append(row["at"])
-    return found
-
-
-def measured_jitter(audit: Sequence[dict[str, Any]], log: Sequence[Row]) -> float:
-    """How much the way of a RCPT varied: the audit's moments against the server's."""
-    sent: dict[str, list[float]] = defaultdict(list)
-    for row in audit:
-        if row["kind"] in ("rcpt", "control", "positive_control") and row["address"]:
-            sent[row["address"]].append(row["at"])
-    arrived: dict[str, list[float]] = defaultdict(list)
-    for each in log:
-        if each.event == "RCPT":
-            arrived[each.argument].append(each.t)
-    pairs = [
-        (here, there)
-        for address, moments in sent.items()
-        if len(moments) == len(arrived[address])
-        for here, there in zip(sorted(moments), sorted(arrived[address]), strict=True)
-    ]
-    return jitter([here for here, _ in pairs], [there for _, there in pairs])
 
 
 def _judged(

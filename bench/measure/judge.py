@@ -8,10 +8,23 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.world.log import Row
 
 EPSILON = 1e-4  # of a start: what floating point adds up to over a run
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What arrived at some addresses of the world, or was sent to them."""
+
+    sessions: list[float]
+    recipients: list[float]
+    spans: list[tuple[float, float]]
 
 
 def excess(moments: Iterable[float], per_s: float, burst: int) -> float:
@@ -57,7 +70,51 @@ def mean_rate(moments: Iterable[float], burst: int = 1, share: float = 0.95) -> 
     return (last - first) / (ordered[last] - ordered[first]) if last > first else 0.0
 
 
-def jitter(sent: Sequence[float], received: Sequence[float]) -> float:
-    """How much the way from sender to server varied, in seconds: the longest less the shortest."""
-    ways = [there - here for here, there in zip(sent, received, strict=True)]
+def counted(log: Sequence[Row], ips: set[str]) -> Counted:
+    """What the server saw at these addresses."""
+    began: dict[int, float] = {}
+    found = Counted([], [], [])
+    for row in log:
+        if row.ip not in ips:
+            continue
+        if row.event == "+":
+            began[row.session] = row.t
+            found.sessions.append(row.t)
+        elif row.event == "RCPT":
+            found.recipients.append(row.t)
+        elif row.event == "-":
+            found.spans.append((began[row.session], row.t))
+    return found
+
+
+def asked(audit: Sequence[dict[str, Any]], ips: set[str]) -> Counted:
+    """What the audit says was sent there: connections and recipients at their moments."""
+    found = Counted([], [], [])
+    for row in audit:
+        if row["mx_ip"] not in ips:
+            continue
+        if row["kind"] == "connect":
+            found.sessions.append(row["at"])
+        elif row["kind"] in ("rcpt", "control", "positive_control"):
+            found.recipients.append(row["at"])
+    return found
+
+
+def measured_jitter(audit: Sequence[dict[str, Any]], log: Sequence[Row]) -> float:
+    """How much the way of a RCPT varied, in seconds: the server's moments less the audit's, the longest less the shortest."""
+    sent: dict[str, list[float]] = defaultdict(list)
+    for row in audit:
+        if row["kind"] in ("rcpt", "control", "positive_control") and row["address"]:
+            sent[row["address"]].append(row["at"])
+    arrived: dict[str, list[float]] = defaultdict(list)
+    for each in log:
+        if each.event == "RCPT":
+            arrived[each.argument].append(each.t)
+    pairs = [
+        (here, there)
+        for address, moments in sent.items()
+        if len(moments) == len(arrived[address])
+        for here, there in zip(sorted(moments), sorted(arrived[address]), strict=True)
+    ]
+    ways = [there - here for here, there in pairs]
     return max(ways) - min(ways) if ways else 0.0
