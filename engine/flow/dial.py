@@ -3,6 +3,7 @@
 1. At most 3 hosts, 2 addresses each.
 2. The next is tried only when one could not be reached, or said 4yz of its own state. Any reply that blames us, at
    any stage, ends the attempt for the whole site.
+3. A host of another provider, or at another address, is dialled only where the caps over it grant that now.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 from engine.core.brake import IdentityBrake
 from engine.core.identity import Identity, Job
-from engine.core.policy import Policy, PolicySet, ReplyRow
+from engine.core.lane import Visit
+from engine.core.policy import PolicySet, ReplyRow
 from engine.core.reasons import Fault, Reach, Stage
 from engine.flow.judged import Judged, judge_ended
 from engine.net.session import Endpoint, Session, SessionEnded
@@ -47,6 +49,7 @@ class Desk:
     draining: bool = False  # nothing more is asked; sessions say QUIT
     brake: IdentityBrake = field(default_factory=IdentityBrake)
     failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
+    admit: Callable[[Visit, str, str], bool] = lambda visit, host, ip: True  # may the visit go on to this address
     suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
 
     def distrust(self) -> None:
@@ -102,8 +105,9 @@ class Line:
     failure: Judged | None = None
 
 
-def dial(desk: Desk, policy: Policy, site: SiteHosts, *, eai: bool = False) -> Line:
+def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Line:
     """Open a session at the first host that lets us in. `eai` puts hosts known to lack SMTPUTF8 last."""
+    policy = visit.lane.policy
     endpoints = site.endpoints(desk.port)
     if eai:
         endpoints.sort(key=lambda endpoint: endpoint.host in site.without_utf8)
@@ -111,6 +115,8 @@ def dial(desk: Desk, policy: Policy, site: SiteHosts, *, eai: bool = False) -> L
     for endpoint in endpoints:
         if desk.draining:
             return line
+        if not desk.admit(visit, endpoint.host, endpoint.ip):
+            continue
         claimed = desk.policies.claiming(endpoint.host)
         line.rows = (claimed or policy).replies
         line.endpoint = endpoint

@@ -18,19 +18,19 @@ ALIVE_S = 86_400.0  # a site that let us in is not dialled again for a day
 def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
     """Dial a site and settle its addresses, or let it wait for another attempt by the ladders."""
     lane, (item,) = visit.lane, visit.first.items
-    line = dial(desk, lane.policy, site)
+    line = dial(desk, visit, site)
     try:
         if line.session is not None:
             line.session.quit()
         now, wall = desk.clock(), desk.wall()
-        lane.settle(visit, visit.first, 0, now)
+        lane.settle(visit, visit.first, 0, now, asked=False)
         if line.session is None and line.failure is None:  # the run stops
             lane.queue.add(item, now)
             return
         item.attempts += 1
         item.first_at = wall if item.first_at is None else item.first_at
         found = line.failure or _let_in(line)
-        lane.observe(visit.first.domain, found.reason, found.reach, now, desk.jitter(), first=False)
+        lane.observe(visit.first.domain, found.reason, found.reach, now, desk.jitter(), first=False, caps=visit.caps)
         if line.failure is None:
             desk.state.learn(site.key, ALIVE, wall + ALIVE_S, wall)
         move = next_move(

@@ -22,6 +22,7 @@ from engine.core.identity import Identity, Job, Mode
 from engine.core.lane import Lane, Visit
 from engine.core.policy import PolicySet
 from engine.core.schedule import Schedule, Wait
+from engine.flow.caps import Caps
 from engine.flow.dial import Desk
 from engine.flow.knock import knock
 from engine.flow.supply import Supply
@@ -78,7 +79,8 @@ class Run:
         self.snapshot = Snapshot()
         self.schedule = Schedule()
         self._pool = Pool(settings.concurrency)
-        self._supply = Supply(journal, state, settings.policies, self.schedule, job.mode)
+        self._caps = Caps(settings.policies, settings.identity, state)
+        self._supply = Supply(journal, state, settings.policies, self._caps, self.schedule, job.mode)
         self._wake = Event()
         self._stopped = ""
         self._failed: Exception | None = None
@@ -87,6 +89,7 @@ class Run:
             journal=journal, state=state, secret=state.secret(), port=settings.port, clock=time.monotonic,
             wall=time.time, stamp=stamp, jitter=lambda: random.uniform(0, 0.1), transcript=transcript,
             one_attempt=settings.one_attempt, failed=self.fail, suspect=bool(journal.get("suspect")),
+            admit=lambda visit, host, ip: self._caps.admit(self.schedule, visit, host, ip),
         )  # fmt: skip
 
     # --- phases -----------------------------------------------------------------------------------------------
@@ -183,40 +186,50 @@ class Run:
     # --- sessions ---------------------------------------------------------------------------------------------
 
     def _visit(self, visit: Visit) -> None:
-        lane = visit.lane
         try:
             site = self._supply.sites[visit.site]
             if self.job.mode is Mode.STANDARD:
                 knock(self._desk, visit, site)
             else:
                 Call(self._desk, visit, site).run()
-            self._after(lane)
+            self._after(visit)
         except Exception as error:  # noqa: BLE001 - a fault of ours or of the disk ends the run, and nothing is lost
             self.fail(error)
 
-    def _after(self, lane: Lane) -> None:
+    def _after(self, visit: Visit) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
-        now = time.monotonic()
+        now, lane = time.monotonic(), visit.lane
         self._supply.refill(lane, now)
         self._give_up(lane, now)
-        self.schedule.touch(lane, now)
+        self.schedule.touch(lane, now, visit.caps)
+        self._caps.done(visit)
         if self._supply.finished(lane):
             self._supply.retire(lane)
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """What stayed closed to us for the policy's give_up in one piece ends what waits there."""
         give_up_s, queue = lane.policy.retry.give_up_s, lane.queue
-        if lane.breaker.gives_up(now, give_up_s):
-            for domain in list(queue.domains.values()):
-                queue.drop_domain(domain)
-            self._supply.forget_more(lane)
-            self.journal.end("provider_paused", stamp(), lane=lane.key)
+        closed = [cap for cap in lane.caps if cap.breaker and cap.breaker.gives_up(now, give_up_s)]
+        if closed:
+            self._pause(lane)
+            for other in [other for cap in closed for other in self.schedule.waiting(cap) if other is not lane]:
+                self._pause(other)
+                self.schedule.touch(other, now)
+                if self._supply.finished(other):
+                    self._supply.retire(other)
             return
         for domain in [domain for domain in queue.held() if domain.hold and domain.hold.gives_up(now, give_up_s)]:
             queue.drop_domain(domain)
             self.journal.end("domain_refuses_us", stamp(), domain_id=domain.id)
             domain.hold = None
             queue.forget(domain)
+
+    def _pause(self, lane: Lane) -> None:
+        """End what waits in a lane that is closed to us."""
+        for domain in list(lane.queue.domains.values()):
+            lane.queue.drop_domain(domain)
+        self._supply.forget_more(lane)
+        self.journal.end("provider_paused", stamp(), lane=lane.key)
 
     def _unstick(self) -> None:
         """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours."""

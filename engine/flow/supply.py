@@ -15,6 +15,7 @@ from engine.core.policy import PolicySet
 from engine.core.queue import Item
 from engine.core.schedule import Schedule
 from engine.core.verdict import plain_words
+from engine.flow.caps import Caps
 from engine.flow.dial import SiteHosts
 from engine.flow.survey import unpack_hosts
 from engine.store.journal import WAITING, Journal, Load, Pending, Site
@@ -24,18 +25,20 @@ IN_MEMORY = 50_000
 SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
 EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
-LONGEST_WINDOW_S = 86_400.0
 
 
 class Supply:
     """The lanes' source of work."""
 
-    def __init__(self, journal: Journal, state: State, policies: PolicySet, schedule: Schedule, mode: Mode) -> None:
+    def __init__(
+        self, journal: Journal, state: State, policies: PolicySet, caps: Caps, schedule: Schedule, mode: Mode
+    ) -> None:
         self.sites: dict[str, SiteHosts] = {}
         self.look_at: float | None = 0.0  # when to look for room again; None when the journal holds no more sites
         self._journal = journal
         self._state = state
         self._policies = policies
+        self._caps = caps
         self._schedule = schedule
         self._mode = mode
         self._after = 0
@@ -82,7 +85,9 @@ class Supply:
         """Forget a lane whose work is done; its windows live on in the identity state."""
         for key in self._lane_sites.pop(lane.key, ()):
             self.sites.pop(key, None)
-        self._schedule.retire(lane)
+        if lane.key in self._schedule.lanes:
+            self._schedule.retire(lane)
+            self._caps.let_go(lane.caps)
 
     def forget_more(self, lane: Lane) -> None:
         """Its addresses were ended in the journal: nothing more of it is to be read."""
@@ -147,12 +152,13 @@ class Supply:
 
     def _lane(self, site: Site) -> Lane:
         lane = self._schedule.lanes.get(site.lane)
+        hosts = self.sites[site.key].hosts if site.key in self.sites else unpack_hosts(site.hosts)
         if lane is None:
-            lane = Lane(site.lane, self._policies.named(site.policy) or self._policies.default)
+            lane = self._caps.lane(site.lane, self._policies.named(site.policy) or self._policies.default, hosts)
             self._schedule.add(lane)
         if site.key not in self.sites:
             self._lane_sites.setdefault(site.lane, set()).add(site.key)
-            self.sites[site.key] = SiteHosts(site.id, site.key, unpack_hosts(site.hosts))
+            self.sites[site.key] = SiteHosts(site.id, site.key, hosts)
         return lane
 
     @staticmethod
@@ -170,10 +176,8 @@ class Supply:
     ) -> None:
         """What the identity state knows of these lanes' limits and these domains' control questions."""
         wall = time.time()
+        self._caps.restore()
         if lanes_are_new and lanes:
-            for key, spendings in self._state.spent(list(lanes), wall - LONGEST_WINDOW_S).items():
-                for at, tokens in spendings:
-                    lanes[key].budget.spend(now - (wall - at), tokens)
             for key, limits in self._state.learned(list(lanes)).items():
                 lanes[key].learn(
                     per_transaction=int(limits["per_transaction"]) if "per_transaction" in limits else None,

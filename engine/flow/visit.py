@@ -53,7 +53,7 @@ class Call:
         batch: Batch | None = self.visit.first
         eai = any(not item.local.isascii() for item in self.visit.first.items)
         try:
-            self.line = dial(self.desk, self.lane.policy, self.site, eai=eai)
+            self.line = dial(self.desk, self.visit, self.site, eai=eai)
             session = self.line.session
             if session is None:
                 if self.line.failure is not None:
@@ -74,7 +74,7 @@ class Call:
         """No session: its reason holds for everybody who waits at this site."""
         now = self.desk.clock()
         items = list(batch.items)
-        back = self.lane.settle(self.visit, batch, 0, now)
+        back = self.lane.settle(self.visit, batch, 0, now, asked=False)
         if judged.reason.fault is Fault.NETWORK:
             items += self.lane.queue.take_site(self.site.key)
         for item in items:
@@ -87,7 +87,7 @@ class Call:
             self._positive_judged(judged)
         elif batch.control:
             fact = self._control_judged(batch.domain, judged)
-        self._return(batch, back, [fact] if fact else [])
+        self._return(back, [fact] if fact else [])
 
     # --- asking -----------------------------------------------------------------------------------------------
 
@@ -113,12 +113,14 @@ class Call:
         """Whom this batch asks for. Grants, and a control's number, are on disk before anything is asked."""
         desk, domain = self.desk, batch.domain
         granted = begun = None
-        if batch.tokens:
-            granted = desk.state.grant([Grant(self.lane.key, self.visit.site, desk.wall(), batch.tokens)])
+        if batch.charges:
+            wall, site = desk.wall(), self.visit.site
+            granted = desk.state.grant([Grant(charge.key, site, wall, batch.tokens) for charge in batch.charges])
         if batch.control:
             begun = desk.state.begin_control(domain.name)
         if granted is not None:
-            (batch.grant,) = granted.wait()
+            for charge, grant in zip(batch.charges, granted.wait(), strict=True):
+                charge.grant = grant
         if begun is not None:
             domain.control_number = begun.wait()
             return [f"{control_local(desk.secret, domain.name, domain.control_number)}@{domain.name}"]
@@ -151,7 +153,7 @@ class Call:
         facts = []
         if not domain.settled and any(is_listed_refusal(one.reason, backed=one.backed) for one in judged):
             facts.append(self._settle_control(domain, ControlAnswer.REFUSES, "listed_refusal"))
-        self._return(batch, back, facts)
+        self._return(back, facts)
         vouched = domain.name in lane.policy.control.refuses_unknown_domains
         if any(one.accepted for one in judged) and not domain.settled and not vouched and domain.control_due is None:
             return self._begin_control(session, domain, now)
@@ -192,7 +194,7 @@ class Call:
             self._positive_judged(one)
         else:
             fact = self._control_judged(batch.domain, one)
-        self._return(batch, back, [fact] if fact else [])
+        self._return(back, [fact] if fact else [])
         return self._next(session, [one], now)
 
     def _without_utf8(self, batch: Batch) -> None:
@@ -206,7 +208,7 @@ class Call:
             Reach.NONE, backed=True, accepted=False,
         )  # fmt: skip
         outcomes = []
-        back = self.lane.settle(self.visit, batch, 0, now)
+        back = self.lane.settle(self.visit, batch, 0, now, asked=False)
         for item in batch.items:
             if item.local.isascii():
                 self.lane.queue.add(item, now)
@@ -217,14 +219,16 @@ class Call:
                 self.lane.queue.add(item, now)
                 outcomes.append(Outcome(item.id, WAITING, {"reconnects": item.reconnects}))
         desk.write(outcomes, [audit_row(desk, self.line, "connect", unsupported)])
-        self._return(batch, back, [])
+        self._return(back, [])
 
     # --- what answers do --------------------------------------------------------------------------------------
 
     def _observe(self, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
         """One observation a reply: breaker, hold, pace and budget learn of it at once."""
         at_rcpt = one.answer.stage is Stage.RCPT
-        self.lane.observe(domain, one.reason, one.reach, now, self.desk.jitter(), first=first and at_rcpt)
+        self.lane.observe(
+            domain, one.reason, one.reach, now, self.desk.jitter(), first=first and at_rcpt, caps=self.visit.caps
+        )
 
     def _brakes(self, domain: Domain, one: Judged, now: float) -> None:
         """The sanity brakes of lane and identity see each answer at RCPT."""
@@ -329,17 +333,17 @@ class Call:
 
     # --- writing ----------------------------------------------------------------------------------------------
 
-    def _return(self, batch: Batch, back: int, facts: Sequence[Fact]) -> None:
+    def _return(self, back: Sequence[tuple[int, int]], facts: Sequence[Fact]) -> None:
         """State after journal: tokens and facts follow the replies that prove them."""
-        if back and batch.grant:
-            self.desk.state.give_back([(batch.grant, back)])
+        if back:
+            self.desk.state.give_back(back)
         if facts:
             self.desk.state.put_facts(facts)
 
     def _put_back(self, batch: Batch) -> None:
         """The batch was not asked: its addresses wait again, its tokens return."""
         now = self.desk.clock()
-        self._return(batch, self.lane.settle(self.visit, batch, 0, now), [])
+        self._return(self.lane.settle(self.visit, batch, 0, now, asked=False), [])
         for item in reversed(batch.items):
             self.lane.queue.add(item, now, first=True)
         if batch.control:

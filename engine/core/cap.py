@@ -1,0 +1,269 @@
+"""Limits that lanes share: of a site, a provider or an address, of all sites of a provider, of an identity.
+
+1. Caps form a tree. Whoever starts a session is granted it by its lane's own cap and by every cap above that one; all
+   are checked first, then all are charged, or none.
+2. A cap serves lanes in the order in which they first wanted to start. A lane that passed one cap and waits for the
+   next above keeps its place in both, and nobody overtakes it in either.
+3. A lane's own limits are a cap too: two lanes that lead to one provider or address share one cap, not one each.
+4. A cap decides and counts; who waits where is the schedule's work. Time comes in as `now` (monotonic seconds).
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engine.core.breaker import Breaker, BreakerState
+from engine.core.bucket import Spending, TokenBucket
+from engine.core.identity import Identity
+from engine.core.pace import CUTS_PACE, Pace, RefusalBudget, Warmth
+from engine.core.policy import Policy, Sessions
+from engine.core.reasons import Fault, Reach, Reason
+
+_SERVERS_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
+_BUSY = frozenset({"server_busy", "server_storage"})
+
+
+class Line:
+    """Who waits, lowest ticket first; who comes in between by an older ticket is served before."""
+
+    __slots__ = ("_heap", "_tickets")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, str]] = []
+        self._tickets: dict[str, int] = {}
+
+    def join(self, key: str, ticket: int) -> None:
+        """Wait here; nothing changes for who waits here already with this ticket."""
+        if self._tickets.get(key) != ticket:
+            self._tickets[key] = ticket
+            heapq.heappush(self._heap, (ticket, key))
+
+    def leave(self, key: str) -> bool:
+        """Wait here no more; False when it did not."""
+        return self._tickets.pop(key, None) is not None
+
+    @property
+    def first(self) -> str:
+        """Whose turn it is; empty when nobody waits."""
+        while self._heap:
+            ticket, key = self._heap[0]
+            if self._tickets.get(key) == ticket:
+                return key
+            heapq.heappop(self._heap)
+        return ""
+
+    @property
+    def keys(self) -> list[str]:
+        """All who wait, in no order."""
+        return list(self._tickets)
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __repr__(self) -> str:
+        return f"<Line of {len(self)}, {self.first or 'nobody'} first>"
+
+
+@dataclass(slots=True)
+class Charge:
+    """What one window was charged for a transaction. `key` names it in the identity state, `grant` its row there."""
+
+    key: str
+    window: RefusalBudget | Warmth
+    spending: Spending
+    grant: int | None = None
+
+    def release(self, refused: int, asked: int) -> int:
+        """Give back what was not used: a budget keeps what was refused, a day's count what was asked."""
+        back = self.spending.tokens - (refused if isinstance(self.window, RefusalBudget) else asked)
+        self.window.give_back(self.spending, back)
+        return back
+
+
+class Cap:
+    """Limits that hold for everybody below it; what is None is not limited here.
+
+    `sessions` spaces session starts, `starts` counts them in a window, `concurrency` is how many may be open at once;
+    `recipients` spaces RCPTs, at the rate of `pace`; `windows` are budgets whose spendings outlive the process.
+    """
+
+    __slots__ = (
+        "_tempfails", "above", "breaker", "budget", "concurrency", "key", "line", "open_sessions", "pace", "policy",
+        "recipients", "sessions", "starts", "windows",
+    )  # fmt: skip
+
+    def __init__(self, key: str, above: Cap | None = None) -> None:
+        self.key = key
+        self.above = above
+        self.line = Line()
+        self.open_sessions = 0
+        self.concurrency = sys.maxsize
+        self.policy: Policy | None = None
+        self.sessions: TokenBucket | None = None
+        self.starts: RefusalBudget | None = None
+        self.recipients: TokenBucket | None = None
+        self.pace: Pace | None = None
+        self.budget: RefusalBudget | None = None
+        self.windows: Mapping[str, RefusalBudget | Warmth] = {}
+        self.breaker: Breaker | None = None
+        self._tempfails: deque[tuple[float, bool]] = deque()  # (when, bad) of replies in the breaker's window
+
+    @property
+    def chain(self) -> tuple[Cap, ...]:
+        """This cap and all above it, from the innermost on."""
+        return (self, *self.above.chain) if self.above is not None else (self,)
+
+    @property
+    def full_at(self) -> float:
+        """From when on a new one in its place is as good, while nobody uses it: its windows outlive it elsewhere."""
+        full = [bucket.full_at for bucket in (self.sessions, self.recipients) if bucket is not None]
+        if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
+            full.append(self.breaker.until)
+        return max(full, default=float("-inf"))
+
+    # --- deciding ---------------------------------------------------------------------------------------------
+
+    def ready_at(self, now: float, size: int) -> float | None:
+        """When it grants a session that begins with `size` recipients; None while only a session's end can tell."""
+        if self.open_sessions >= self.concurrency:
+            return None
+        due = now
+        if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
+            if self.breaker.state is BreakerState.HALF_OPEN:
+                return None
+            due = max(due, self.breaker.until)
+        if self.sessions is not None:
+            due = max(due, self.sessions.ready_at(now))
+        if self.starts is not None:
+            due = max(due, self.starts.room_at(now))
+        return max(due, self.asks_at(now, size)) if size else due
+
+    def asks_at(self, now: float, size: int) -> float:
+        """When it grants `size` recipients in a session that is open."""
+        due = now
+        if self.pace is not None and self.recipients is not None:
+            self.pace.recover(now)
+            due = self.recipients.ready_at(now, size)
+        for window in self.windows.values():
+            due = max(due, window.room_at(now))
+        return due
+
+    def room(self, now: float) -> int:
+        """How many recipients its windows hold room for."""
+        return min([window.room(now) for window in self.windows.values()], default=sys.maxsize)
+
+    # --- charging ---------------------------------------------------------------------------------------------
+
+    def open(self, now: float) -> Breaker | None:
+        """Charge a session that starts; says which breaker it is the half-open session of."""
+        self.open_sessions += 1
+        if self.sessions is not None:
+            self.sessions.take(now)
+        if self.starts is not None:
+            self.starts.spend(now, 1)
+        if self.breaker is None or self.breaker.state is BreakerState.CLOSED:
+            return None
+        self.breaker.attempt(now)
+        return self.breaker if self.breaker.state is BreakerState.HALF_OPEN else None
+
+    def charge(self, at: float, tokens: int) -> list[Charge]:
+        """Charge the recipients of a transaction that is asked at `at`."""
+        if self.recipients is not None:
+            self.recipients.take(at, tokens)
+        return [Charge(key, window, window.spend(at, tokens)) for key, window in self.windows.items()]
+
+    def observe(self, reason: Reason, reach: Reach, now: float, jitter: float, *, source: bool, first: bool) -> None:
+        """One judged reply: its breaker, pace and budget learn of it. `source` says that the source was refused."""
+        if self.breaker is None or self.pace is None or self.budget is None:
+            return
+        if reason.code in CUTS_PACE:
+            self.pace.cut(now)
+        if reach is Reach.SOURCE:
+            self.budget.blamed(now)
+        half_open = self.breaker.state is BreakerState.HALF_OPEN
+        if source or (half_open and not answers(reason)):
+            self.breaker.open(now, reason.code, jitter)
+        elif half_open:
+            self.breaker.close()
+        if reach is Reach.NONE:
+            self._weigh(reason, now, jitter, first=first)
+
+    def blamed(self, now: float) -> None:
+        """Our source as a whole is refused: the counts that adapt are halved, at most once an hour."""
+        for count in (self.starts, self.budget):
+            if count is not None:
+                count.blamed(now)
+
+    def _weigh(self, reason: Reason, now: float, jitter: float, *, first: bool) -> None:
+        """The tempfail ratio: connection failures and tempfails of the server open the breaker, others are neutral."""
+        assert self.breaker is not None
+        assert self.policy is not None
+        bad = reason.fault is Fault.NETWORK or reason.code in _SERVERS_STATE
+        if reason.fault is Fault.RECIPIENT or reason.code in {"greylisted", "too_many_recipients"}:
+            return
+        if reason.code == "smtp_tempfail" and first:
+            return
+        limits, window = self.policy.breaker, self._tempfails
+        window.append((now, bad))
+        while window[0][0] <= now - limits.window_s:
+            window.popleft()
+        if not bad or len(window) < limits.min_samples:
+            return
+        if sum(failed for _, failed in window) >= limits.tempfail_ratio * len(window):
+            window.clear()
+            self.breaker.open(now, reason.code, jitter)
+
+    def __repr__(self) -> str:
+        return f"<Cap {self.key} {self.open_sessions} open, {len(self.line)} wait>"
+
+
+def answers(reason: Reason) -> bool:
+    """Whether a reply shows that we are let in: neither a refusal of us, nor silence, nor a busy server."""
+    return reason.fault not in {Fault.US, Fault.NETWORK} and reason.code not in _BUSY
+
+
+def site_cap(key: str, policy: Policy, above: Cap | None = None) -> Cap:
+    """All numbers of a policy, for one site, provider or address: a lane's own limits."""
+    cap = Cap(key, above)
+    _sessions(cap, policy, policy.sessions)
+    cap.recipients = TokenBucket(policy.recipients.rate.start.per_s, policy.recipients.per_transaction)
+    cap.pace = Pace(policy.recipients.rate, policy.pace, cap.recipients)
+    cap.budget = RefusalBudget(policy.refusals.rate)
+    cap.windows = {key: cap.budget}
+    cap.breaker = Breaker(policy.breaker.open_s, policy.breaker.max_open_s)
+    return cap
+
+
+def across_cap(key: str, policy: Policy, across: Sessions, above: Cap | None = None) -> Cap:
+    """`across_sites`: sessions to all sites of a policy together."""
+    cap = Cap(key, above)
+    _sessions(cap, policy, across)
+    return cap
+
+
+def identity_cap(identity: Identity, began_at: float = 0.0) -> Cap | None:
+    """An identity's own limits over all lanes, or None where nothing limits it.
+
+    `began_at` is the moment (monotonic seconds, it may be negative) at which the first day of its warm-up began.
+    """
+    limits, warmup = identity.limits, identity.warmup
+    windows: dict[str, RefusalBudget | Warmth] = {}
+    cap = Cap(f"identity {identity.key}")
+    if limits.sessions is not None:
+        cap.starts = RefusalBudget(limits.sessions)
+    if limits.refusals is not None:
+        windows[cap.key] = cap.budget = RefusalBudget(limits.refusals)
+    if warmup is not None:
+        windows[f"warmup {identity.key}"] = Warmth(warmup.per_day, began_at)
+    cap.windows = windows
+    return cap if cap.starts is not None or windows else None
+
+
+def _sessions(cap: Cap, policy: Policy, sessions: Sessions) -> None:
+    cap.policy = policy
+    cap.concurrency = sessions.concurrency
+    cap.sessions = TokenBucket(sessions.rate.per_s, sessions.burst)
