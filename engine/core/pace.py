@@ -180,12 +180,18 @@ class Warmth:
         return sys.maxsize if self._day(now) >= len(self._per_day) else self._count.room(now)
 
     def room_at(self, now: float) -> float:
-        """When the next one may be asked: when one of yesterday's leaves the count, or the next step begins."""
+        """When the next one may be asked: when one of yesterday's leaves the count, or a higher step begins."""
         day = self._day(now)
         if day >= len(self._per_day):
             return now
-        due = self._count.room_at(now)
-        return due if due <= now else min(due, self._began_at + (day + 1) * DAY_S)
+        due, spent = self._count.room_at(now), self._count.spent(now)
+        for step, limit in enumerate((*self._per_day[day + 1 :], sys.maxsize), start=day + 1):
+            begins_at = self._began_at + step * DAY_S
+            if begins_at >= due:
+                break
+            if limit > spent:
+                return max(now, begins_at)
+        return due
 
     def spend(self, now: float, tokens: int) -> Spending:
         """Count RCPTs about to be asked."""
