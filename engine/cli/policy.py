@@ -13,6 +13,7 @@ import click
 import yaml
 
 from engine.cli.options import name_server
+from engine.cli.simulate import simulate
 from engine.core.address import Address, parse
 from engine.core.ceiling import USUAL_REFUSED, across_sites, ceilings
 from engine.core.policy import DEFAULT_NAME, Policy, PolicySet, Source, plain_host
@@ -38,6 +39,9 @@ _directories = click.option(
 @click.group()
 def policy() -> None:
     """Check, explain and show provider policies."""
+
+
+policy.add_command(simulate)
 
 
 @policy.command("check", short_help="Read all policies and tell everything that is wrong.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from engine.core.reasons import REASONS, Category
-from engine.flow.verification import Forecast
+from engine.core.simulation import Assumed
+from engine.flow.forecast import Outlook
 
 _BAR = 28
 
@@ -47,16 +48,37 @@ def verdict_lines(counts: dict[str, int]) -> list[str]:
     return lines
 
 
-def forecast_lines(forecasts: Sequence[Forecast]) -> list[str]:
+def forecast_lines(told: Outlook) -> list[str]:
     """How long the policies make the list take, per provider: said before the first probe."""
-    if not forecasts:
+    if not told.rows:
         return []
-    head = ("provider", "addresses", "sites", "at least", "bound by")
+    head = ("provider", "addresses", "sites", "about" if told.assumed else "at least", "bound by")
     rows = [
         (each.provider, str(each.addresses), str(each.sites), hours(each.hours), each.binding)
-        for each in forecasts[:12]
+        for each in told.rows[:12]
     ]
-    return aligned([head, *rows], right=[1, 2, 3])
+    if told.assumed:
+        basis = f"Simulated with {assumed_text(told.assumed)}: {hours(told.hours)} in all."
+    else:
+        basis = (
+            "By the policies' ceilings, since the list is too long to simulate quickly; "
+            "controls and retries come on top."
+        )
+    return [*aligned([head, *rows], right=[1, 2, 3]), basis]
+
+
+def assumed_text(assumed: Assumed) -> str:
+    """The shares that a simulation assumes, in words."""
+    return (
+        f"{share(assumed.refused)} of the addresses refused, {share(assumed.tempfail)} failing for a while, "
+        f"{share(assumed.greylisted)} of the domains without a provider greylisting, "
+        f"{1000 * assumed.rtt_s:g} ms a round trip"
+    )
+
+
+def share(value: float) -> str:
+    """A share in per cent: `8 %`."""
+    return f"{100 * value:.3g} %"
 
 
 def hours(value: float) -> str:

@@ -17,6 +17,7 @@ from engine.cli.progress import Progress
 from engine.cli.tables import forecast_lines, verdict_lines
 from engine.core.identity import Mode
 from engine.core.reasons import ENDINGS
+from engine.flow.forecast import Outlook
 from engine.flow.intake import open_intake
 from engine.flow.job import WrongUse
 from engine.flow.output import check_output
@@ -93,8 +94,8 @@ def _run(request: Request, output: str, *, show_progress: bool) -> None:
         print(f"engine: the journal of this run is {request.journal}.", file=sys.stderr)
     progress = Progress(sys.stderr) if show_progress else None
 
-    def tell_forecast(forecasts: list[Any]) -> None:
-        for line in forecast_lines(forecasts):
+    def tell_forecast(told: Outlook) -> None:
+        for line in forecast_lines(told):
             if progress is not None:
                 progress.say(line)
             else:

@@ -126,6 +126,29 @@ class Lane:
             due = None if due is None or granted is None else max(due, granted)
         return due
 
+    def waits_for(self, now: float) -> str:
+        """The limit by which `ready_at` lies ahead, as its key in the policy file; empty where none does.
+
+        `retry` stands for the ladders and for domains that are held.
+        """
+        if self.queue.empty:
+            return ""
+        if self.open_sessions >= self.policy.sessions.concurrency:
+            return "sessions.concurrency"
+        if self.breaker.state is not BreakerState.CLOSED:
+            return "breaker.open"
+        domain = self.queue.next()
+        if domain is None or self.brake.doubt is not Doubt.NONE:
+            return "control_rcpt" if self.queue.next_at is None else "retry"
+        size = self._size(domain, now, min(self.policy.refusals.per_session, self.per_session + 1))
+        moments = {
+            "refusals.rate": self.budget.room_at(now),
+            "recipients.rate": self._recipients.ready_at(now, size),
+            "sessions.rate": self._sessions.ready_at(now),
+        }
+        latest = max(moments, key=lambda key: moments[key])
+        return latest if moments[latest] > now else ""
+
     def start(self, now: float) -> Visit | None:
         """Start a session with the tokens of its whole first transaction, or nothing at all."""
         due = self.ready_at(now)

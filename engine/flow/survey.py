@@ -45,13 +45,14 @@ class Survey:
 
     mode: Mode
     policies: PolicySet
-    resolver: Resolver
+    resolver: Resolver | None  # None: `judge` alone is wanted
     pool_tags: frozenset[str] = frozenset()
     connect: bool = True
     clock: Callable[[], float] = lambda: 0.0
 
     def run(self, journal: Journal, state: State, stamp: Callable[[], str], stop: Callable[[], bool]) -> int:
         """Route every domain of the journal that has no route yet; says how many."""
+        assert self.resolver is not None
         pool = Pool(IN_FLIGHT)
         after = done = 0
         while not stop() and (chunk := journal.unrouted(after, CHUNK)):

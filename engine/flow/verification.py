@@ -19,10 +19,10 @@ from typing import IO
 import gevent
 from gevent.event import Event
 
-from engine.core.ceiling import Ceiling, ceilings
 from engine.core.identity import Consent, Identity, Job, Mode
 from engine.core.policy import PolicySet
 from engine.core.result import Result
+from engine.flow.forecast import Outlook, outlook
 from engine.flow.intake import Intake
 from engine.flow.job import (
     Suppression,
@@ -77,17 +77,6 @@ class Request:
     transcript: Callable[[str, str, float], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What one provider's share of the list takes under its policy's limits where their ranges start."""
-
-    provider: str
-    addresses: int
-    sites: int
-    hours: float
-    binding: str  # the key of the limit that binds
-
-
 class Held(WrongUse):
     """Another process is at work under this identity."""
 
@@ -95,7 +84,7 @@ class Held(WrongUse):
 class Verification:
     """Runs one request. `run` is True when the list is done, False when it was stopped and can be resumed."""
 
-    def __init__(self, request: Request, *, forecast: Callable[[list[Forecast]], None] | None = None) -> None:
+    def __init__(self, request: Request, *, forecast: Callable[[Outlook], None] | None = None) -> None:
         self.request = request
         self.job: Job | None = None
         self._forecast = forecast
@@ -189,7 +178,7 @@ class Verification:
         try:
             run.survey()
             if self._forecast is not None and not self._stopped:
-                self._forecast(forecast(journal, request.policies))
+                self._forecast(outlook(journal, state, request.policies, job.mode, request.concurrency))
             done = not self._stopped and run.probe()
         except BaseException:  # sessions in flight end politely while the journal can still be written
             run.stop()
@@ -273,14 +262,3 @@ class Verification:
 def new_job_id() -> str:
     """A job's name: the day it was begun, and eight random hex digits."""
     return f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(4)}"
-
-
-def forecast(journal: Journal, policies: PolicySet) -> list[Forecast]:
-    """Per provider what waits, and what its ceilings make of it; the slowest first."""
-    rows = []
-    for name, (addresses, sites) in journal.census().items():
-        policy = policies.named(name) or policies.default
-        ceiling: Ceiling = ceilings(policy)[0]
-        lanes = 1 if policy.scope == "provider" else sites
-        rows.append(Forecast(name, addresses, sites, ceiling.hours(addresses) / lanes, ceiling.binding))
-    return sorted(rows, key=lambda row: -row.hours)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from time import monotonic
 from typing import Any
 
 import pycares
@@ -92,9 +93,9 @@ class _Life:
 
         self.asked += 1
         self._outstanding += 1
-        self._waiting[reply] = self._loop.now() + self._timeout_s
+        self._waiting[reply] = monotonic() + self._timeout_s  # the loop's own time is as old as its last turn
         if self._outstanding == 1:
-            self._timer.start(self._tick)
+            self._timer.start(self._tick, update=True)
         try:
             self.channel.query(name, kind, callback=done)
         except (pycares.AresError, UnicodeError) as error:  # a name that can't be written as a question
@@ -117,7 +118,7 @@ class _Life:
     def _tick(self) -> None:
         """Let c-ares repeat what got no answer, and end what waited too long; c-ares may give up on that later."""
         self._process(_BAD, _BAD)
-        now = self._loop.now()
+        now = monotonic()
         late = list(takewhile(lambda waiting: waiting[1] <= now, self._waiting.items()))
         for reply, _ in late:
             del self._waiting[reply]

@@ -365,6 +365,13 @@ class Journal:
             self._db, lambda c: {name: (addresses, sites) for name, addresses, sites in c.execute(query)}
         )
 
+    def waiting_domains(self, limit: int) -> list[tuple[str, str, str, str, int]]:
+        """(domain, site, lane, policy, addresses that wait) of at most `limit` domains: what is simulated."""
+        query = """SELECT d.name, s.key, s.lane, s.policy, COUNT(*)
+                   FROM addresses a JOIN domains d ON d.id = a.domain_id JOIN sites s ON s.id = a.site_id
+                   WHERE a.state = 1 GROUP BY d.id LIMIT ?"""
+        return self._writer.read(self._db, lambda c: c.execute(query, (limit,)).fetchall())
+
     def audit(self, rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
         """Append audit rows that change no address (orders, events of the run)."""
         return self._writer.enqueue(self._db, partial(_do_record, (), rows))

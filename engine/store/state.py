@@ -157,11 +157,7 @@ class State:
 
     def facts(self, domains: Sequence[str], now: float) -> dict[str, Fact]:
         """The facts of these domains that hold at `now`. Who asks compares the site."""
-        query = """SELECT f.domain, site, answer, basis, at, expires, coalesce(begun, 0)
-                   FROM facts f LEFT JOIN controls c ON c.domain = f.domain
-                   WHERE f.domain IN (SELECT value FROM json_each(?)) AND expires > ?"""
-        wanted = (json.dumps(list(domains)), now)
-        return self._writer.read(self._db, lambda c: {row[0]: Fact(*row) for row in c.execute(query, wanted)})
+        return self._writer.read(self._db, lambda conn: read_facts(conn, domains, now))
 
     def put_facts(self, facts: Iterable[Fact]) -> Ticket[None]:
         """Keep facts where they outweigh what is kept. A control's fact, of whatever answer, settles its question."""
@@ -384,3 +380,11 @@ def read_head(conn: sqlite3.Connection, job: str) -> Head | None:
     """The head that a state file keeps for a job; for command lines that only read."""
     row = conn.execute("SELECT seq, hash FROM heads WHERE job = ?", (job,)).fetchone()
     return Head(*row) if row else None
+
+
+def read_facts(conn: sqlite3.Connection, domains: Sequence[str], now: float) -> dict[str, Fact]:
+    """The facts of these domains that hold at `now`; for command lines that only read, too."""
+    query = """SELECT f.domain, site, answer, basis, at, expires, coalesce(begun, 0)
+               FROM facts f LEFT JOIN controls c ON c.domain = f.domain
+               WHERE f.domain IN (SELECT value FROM json_each(?)) AND expires > ?"""
+    return {row[0]: Fact(*row) for row in conn.execute(query, (json.dumps(list(domains)), now))}
