@@ -152,6 +152,15 @@ class Cap:
             due = max(due, window.room_at(now))
         return due
 
+    def moments(self, now: float, size: int) -> dict[str, float]:
+        """When each limit of a policy would let such a session start, by its key in the policy file."""
+        found = {"refusals.rate": self.budget.room_at(now)} if self.budget is not None else {}
+        if self.recipients is not None:
+            found["recipients.rate"] = self.recipients.ready_at(now, size)
+        if self.sessions is not None:
+            found["sessions.rate"] = self.sessions.ready_at(now)
+        return found
+
     def room(self, now: float) -> int:
         """How many recipients its windows hold room for."""
         return min([window.room(now) for window in self.windows.values()], default=sys.maxsize)

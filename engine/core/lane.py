@@ -127,25 +127,23 @@ class Lane:
         return due
 
     def waits_for(self, now: float) -> str:
-        """The limit by which `ready_at` lies ahead, as its key in the policy file; empty where none does.
+        """The limit by which `ready_at` lies ahead: its key in the policy file, or the key of a cap above.
 
-        `retry` stands for the ladders and for domains that are held.
+        Empty where none does; `retry` stands for the ladders and for domains that are held.
         """
         if self.queue.empty:
             return ""
-        if self.open_sessions >= self.policy.sessions.concurrency:
+        own, size = self.own, self.first_size(now)
+        if own.open_sessions >= own.concurrency:
             return "sessions.concurrency"
         if self.breaker.state is not BreakerState.CLOSED:
             return "breaker.open"
-        domain = self.queue.next()
-        if domain is None or self.brake.doubt is not Doubt.NONE:
+        if not size:
             return "control_rcpt" if self.queue.next_at is None else "retry"
-        size = self._size(domain, now, min(self.policy.refusals.per_session, self.per_session + 1))
-        moments = {
-            "refusals.rate": self.budget.room_at(now),
-            "recipients.rate": self._recipients.ready_at(now, size),
-            "sessions.rate": self._sessions.ready_at(now),
-        }
+        moments = own.moments(now, size)
+        for cap in self.caps[1:]:
+            granted = cap.ready_at(now, size)
+            moments[cap.key] = float("inf") if granted is None else granted
         latest = max(moments, key=lambda key: moments[key])
         return latest if moments[latest] > now else ""
 
