@@ -23,6 +23,7 @@ lint: $(READY)  ## style, types, import contract
 
 docs: $(READY)  ## the pages that are made from the code
 	$(BIN)/engine reasons --markdown > docs/reasons.md
+	@$(BIN)/python -c 'from engine.metrics import reference; print(reference(), end="")' > docs/metrics.md
 
 bench: $(READY)
 	$(BIN)/python -m bench

@@ -83,7 +83,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "engine_refusals_total", Kind.COUNTER, _LANE,
-        "Recipients refused with a 5yz or left without an answer: what the refusal budget pays for, controls included.",
+        "Recipients refused with a 5yz or left without an answer, controls included: what a provider holds against us.",
     ),
     Family(
         "engine_unclassified_replies_total", Kind.COUNTER, _PROVIDER,
@@ -135,6 +135,10 @@ FAMILIES: tuple[Family, ...] = (
         "Share of the refusal budget that is spent or reserved, of the fullest lane; 1 is all of it.",
     ),
     Family(
+        "engine_lane_pace", Kind.GAUGE, _LANE,
+        "Recipients a second that the slowest lane asks for at most: what complaints cut, and peace raises again.",
+    ),
+    Family(
         "engine_identity_state", Kind.GAUGE, ("identity", "state"),
         "1 at the state that the identity is in, 0 at the others.",
     ),
@@ -161,6 +165,7 @@ class LaneView:
     queue: int
     sessions: int
     budget_used: float
+    pace_per_s: float  # recipients
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,12 +306,13 @@ class _AtScrape(Collector):
 class _Sum:
     """The lanes of one provider and identity, added up."""
 
-    __slots__ = ("budget_used", "queue", "sessions", "states")
+    __slots__ = ("budget_used", "pace_per_s", "queue", "sessions", "states")
 
     def __init__(self) -> None:
         self.states = dict.fromkeys(LaneState, 0)
         self.queue = self.sessions = 0
         self.budget_used = 0.0
+        self.pace_per_s = float("inf")
 
 
 def _lanes(lanes: Iterable[LaneView]) -> Iterator[Metric]:
@@ -317,20 +323,22 @@ def _lanes(lanes: Iterable[LaneView]) -> Iterator[Metric]:
         group.queue += lane.queue
         group.sessions += lane.sessions
         group.budget_used = max(group.budget_used, lane.budget_used)
+        group.pace_per_s = min(group.pace_per_s, lane.pace_per_s)
         if number % SLICE == 0:
             gevent.sleep(0)
     count, queue, used = map(_gauge, ("engine_lanes", "engine_lane_queue", "engine_refusal_budget_used_ratio"))
-    sessions = _gauge("engine_sessions_open")
+    sessions, pace = map(_gauge, ("engine_sessions_open", "engine_lane_pace"))
     open_at: dict[str, int] = {}
     for (provider, identity), group in sums.items():
         for state, lanes_in_it in group.states.items():
             count.add_metric([provider, identity, state.value], lanes_in_it)
         queue.add_metric([provider, identity], group.queue)
         used.add_metric([provider, identity], group.budget_used)
+        pace.add_metric([provider, identity], group.pace_per_s)
         open_at[provider] = open_at.get(provider, 0) + group.sessions
     for provider, number in open_at.items():
         sessions.add_metric([provider], number)
-    yield from (sessions, count, queue, used)
+    yield from (sessions, count, queue, used, pace)
 
 
 def _gauge(name: str) -> GaugeMetricFamily:
@@ -364,8 +372,9 @@ Made from `engine/metrics.py` by `make docs`; don't edit it here.
 
 `engine verify ... --metrics HOST:PORT` serves `/metrics`, `/healthz` and `/readyz`; a port alone means loopback.
 `/healthz` answers 200 while the process turns; `/readyz` 200 while a run is at work and can store what it learns, else
-503 with one line that says why. `provider` is the name of a policy, `default` for hosts that none claims; `identity`
-is an identity's name. Neither is ever a domain or an address, so the number of series does not grow with the list.
+503 with one line that says why. They answer while `verify` runs and end with it. `provider` is the name of a policy,
+`default` for hosts that none claims; `identity` is an identity's name. Neither is ever a domain or an address, so the
+number of series does not grow with the list.
 Counters begin at 0 with the process: a resumed run counts what it settles itself.
 
 | metric | type | labels | meaning |

@@ -19,7 +19,7 @@ from engine.metrics import FAMILIES, SLICE, Kind, LaneState, LaneView, Live, Met
 
 ROOT = Path(__file__).parent.parent
 
-# Design section 11 without what comes later: the reputation part (engine_rbl_*) and engine_lane_pace.
+# Design section 11 without what comes later: the reputation part (engine_rbl_*).
 DESIGNED = """
 engine_probes_total{provider,category,reason} engine_smtp_replies_total{provider,stage,code_class}
 engine_tempfails_total{provider,identity,reason} engine_rejects_total{provider,identity,reason}
@@ -28,7 +28,8 @@ engine_sessions_open{provider} engine_session_seconds{provider} engine_session_r
 engine_lanes{provider,identity,state} engine_lane_queue{provider,identity}
 engine_lane_wait_seconds{provider,identity} engine_breaker_transitions_total{provider,identity,to}
 engine_identity_state{identity,state} engine_dns_seconds{type,outcome} engine_hub_lag_seconds
-engine_unclassified_replies_total{provider} engine_journal_lag_seconds engine_build_info
+engine_unclassified_replies_total{provider} engine_lane_pace{provider,identity} engine_journal_lag_seconds
+engine_build_info
 """
 
 
@@ -61,8 +62,8 @@ def judged(metrics: Metrics, stage: Stage, code: int | None, reason: str, *, ref
 
 
 def lane(state: LaneState = LaneState.CLOSED, provider: str = "gmail", **changes: float) -> LaneView:
-    values = {"queue": 3, "sessions": 1, "budget_used": 0.25} | changes
-    return LaneView(provider, "node-1", state, int(values["queue"]), int(values["sessions"]), values["budget_used"])
+    values = {"queue": 3, "sessions": 1, "budget_used": 0.25, "pace_per_s": 2.0} | changes
+    return LaneView(provider, "node-1", state, **values)  # type: ignore[arg-type]
 
 
 def test_names_and_labels_are_those_of_the_design() -> None:
@@ -145,18 +146,20 @@ def test_verdicts_count_under_their_category(metrics: Metrics) -> None:
     assert page.value("engine_probes_total", provider="default", category="invalid", reason="syntax_invalid") == 2
 
 
-def test_lanes_are_summed_by_provider_and_the_fullest_budget_shows(metrics: Metrics) -> None:
-    """However many lanes a provider has, its series are as many as with one."""
-    lanes = [lane(), lane(LaneState.OPEN, sessions=0, budget_used=0.9), lane(provider="default", queue=7)]
+def test_lanes_are_summed_by_provider_and_the_worst_of_them_shows(metrics: Metrics) -> None:
+    """However many lanes a provider has, its series are as many as with one: the fullest budget, the slowest pace."""
+    worst = lane(LaneState.OPEN, sessions=0, budget_used=0.9, pace_per_s=0.5)
+    lanes = [lane(), worst, lane(), lane(provider="default", queue=7)]
     metrics.watch(lambda: Live(lanes, {"node-1": Status.QUARANTINED}, 0.0))
     page = Page(metrics)
     here = {"provider": "gmail", "identity": "node-1"}
     states = {state: page.value("engine_lanes", **here, state=state.value) for state in LaneState}
-    assert states == dict.fromkeys(LaneState, 0) | {LaneState.CLOSED: 1, LaneState.OPEN: 1}
-    assert page.value("engine_lane_queue", **here) == 6
+    assert states == dict.fromkeys(LaneState, 0) | {LaneState.CLOSED: 2, LaneState.OPEN: 1}
+    assert page.value("engine_lane_queue", **here) == 9
     assert page.value("engine_lane_queue", provider="default", identity="node-1") == 7
-    assert page.value("engine_sessions_open", provider="gmail") == 1
+    assert page.value("engine_sessions_open", provider="gmail") == 2
     assert page.value("engine_refusal_budget_used_ratio", **here) == 0.9
+    assert page.value("engine_lane_pace", **here) == 0.5
     assert page.value("engine_identity_state", identity="node-1", state="quarantined") == 1
     assert page.value("engine_identity_state", identity="node-1", state="enabled") == 0
 

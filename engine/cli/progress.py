@@ -35,7 +35,7 @@ class Progress:
         self._greenlet = gevent.spawn(self._draw, verification)
 
     def say(self, line: str) -> None:
-        """A line above the display, which stays on the screen."""
+        """Lines above the display, which stay on the screen."""
         self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:

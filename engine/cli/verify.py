@@ -6,12 +6,16 @@ import resource
 import shlex
 import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import gevent
 
+from engine.cli.lanes import lane_lines
 from engine.cli.options import MODES, Asking, asking, asking_options, missing_identity, number, option, seconds
 from engine.cli.progress import Progress
 from engine.cli.tables import forecast_lines, verdict_lines
@@ -20,8 +24,11 @@ from engine.core.reasons import ENDINGS
 from engine.flow.forecast import Outlook
 from engine.flow.intake import open_intake
 from engine.flow.job import WrongUse
+from engine.flow.listener import Listener, listen_address
 from engine.flow.output import check_output
 from engine.flow.verification import Request, Verification
+from engine.log import log
+from engine.metrics import watch_hub
 
 FILES_BESIDE = 200  # descriptors that are no sessions: databases, DNS, the output, a safety margin
 
@@ -40,6 +47,7 @@ FILES_BESIDE = 200  # descriptors that are no sessions: databases, DNS, the outp
 @click.option("--resume", is_flag=True, help="Go on where a run of this job stopped or was killed.")
 @click.option("--concurrency", type=click.IntRange(1, 20000), help="Sessions open at once; 500, if not given.")
 @click.option("--deadline", metavar="DURATION", help="End after this time; what still waits is written as such.")
+@click.option("--metrics", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there; off, if not given.")
 @click.option("--no-progress", is_flag=True, help="No progress display on a terminal.")
 @asking_options
 def verify(source: str, output: str, mode: str, **flags: Any) -> None:
@@ -76,6 +84,7 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
             raise missing_identity("A run that connects")
         if who.allow_private and not flags["lab"]:
             print("engine: private mail hosts are admitted (--allow-private): for test networks only.", file=sys.stderr)
+        served = option(who, "metrics", flags["metrics"])
         deadline_s = seconds(option(who, "deadline", flags["deadline"]), "--deadline")
         request = Request(
             intake=intake, mode=chosen, policies=who.policies, journal=_journal(flags["journal"], output, who),
@@ -85,10 +94,12 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
             allow_private=who.allow_private, connect=not flags["no_connect"],
             concurrency=_concurrency(flags["concurrency"], who), deadline_s=deadline_s, accepted_risk=who.accepted_risk,
         )  # fmt: skip
-        _run(request, output, show_progress=not flags["no_progress"] and sys.stderr.isatty())
+        show_progress = not flags["no_progress"] and sys.stderr.isatty()
+        _run(request, output, listen_address(str(served)) if served else None, show_progress=show_progress)
 
 
-def _run(request: Request, output: str, *, show_progress: bool) -> None:
+def _run(request: Request, output: str, served: tuple[str, int] | None, *, show_progress: bool) -> None:
+    log.open(level="error" if show_progress else "info")  # the display shows what is paused and why
     say = sys.stderr if output == "-" or show_progress else sys.stdout
     if request.pipe is not None:
         print(f"engine: the journal of this run is {request.journal}.", file=sys.stderr)
@@ -101,7 +112,8 @@ def _run(request: Request, output: str, *, show_progress: bool) -> None:
             else:
                 print(line, file=say)
 
-    with Verification(request, forecast=tell_forecast) as verification:
+    with Verification(request, forecast=tell_forecast) as verification, _served(served, verification):
+        gevent.signal_handler(signal.SIGUSR1, _tell_lanes, verification, progress)
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, _Stopper(verification))
         if progress is not None:
@@ -121,6 +133,32 @@ def _run(request: Request, output: str, *, show_progress: bool) -> None:
         print("What ended without a verdict is taken up again with --resume.", file=say)
     if output != "-":
         print(f"Written to {output}; the journal with the evidence is {request.journal}.", file=say)
+
+
+@contextmanager
+def _served(where: tuple[str, int] | None, verification: Verification) -> Iterator[None]:
+    """The metrics at this address, as long as the context lasts; None: nowhere."""
+    if where is None:
+        yield
+        return
+    listener = Listener(where, verification.metrics, verification.complaint)
+    listener.start()
+    print(f"engine: metrics at {listener.url}/metrics", file=sys.stderr, flush=True)
+    beat = gevent.spawn(watch_hub, verification.metrics.hub_lagged)
+    try:
+        yield
+    finally:
+        beat.kill()
+        listener.stop()
+
+
+def _tell_lanes(verification: Verification, progress: Progress | None) -> None:
+    """SIGUSR1: how each lane stands, and what it waits for."""
+    text = "\n".join(lane_lines(verification.lanes(), time.monotonic()))
+    if progress is not None:
+        progress.say(text)
+    else:
+        print(text, file=sys.stderr, flush=True)
 
 
 class _Stopper:

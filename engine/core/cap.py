@@ -153,13 +153,24 @@ class Cap:
         return due
 
     def moments(self, now: float, size: int) -> dict[str, float]:
-        """When each limit of a policy would let such a session start, by its key in the policy file."""
+        """When each of its limits would let such a session start, by its key in the policy file."""
         found = {"refusals.rate": self.budget.room_at(now)} if self.budget is not None else {}
         if self.recipients is not None:
             found["recipients.rate"] = self.recipients.ready_at(now, size)
         if self.sessions is not None:
             found["sessions.rate"] = self.sessions.ready_at(now)
+        if self.starts is not None:
+            found["sessions.rate"] = self.starts.room_at(now)
+        for window in self.windows.values():
+            if isinstance(window, Warmth):
+                found["recipients.rate"] = window.room_at(now)
         return found
+
+    def closed_by(self) -> str:
+        """What lets no session start before another one ended, or its breaker's time: a key of the policy file."""
+        if self.open_sessions >= self.concurrency:
+            return "sessions.concurrency"
+        return "breaker.open" if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED else ""
 
     def room(self, now: float) -> int:
         """How many recipients its windows hold room for."""

@@ -56,6 +56,7 @@ class Visit:
     transactions: int = 0
     half_open: bool = False
     trials: list[Breaker] = field(default_factory=list)  # the breakers whose half-open session it is
+    waited_s: float = 0.0  # how long its domain had waited for its turn
     touched: set[str] = field(default_factory=set)
 
 
@@ -127,25 +128,21 @@ class Lane:
         return due
 
     def waits_for(self, now: float) -> str:
-        """The limit by which `ready_at` lies ahead: its key in the policy file, or the key of a cap above.
+        """The limit by which `ready_at` lies ahead, as its key in the policy file; empty where none does.
 
-        Empty where none does; `retry` stands for the ladders and for domains that are held.
+        It may be the lane's own or that of a cap above. `retry` stands for the ladders and for domains that are held.
         """
         if self.queue.empty:
             return ""
-        own, size = self.own, self.first_size(now)
-        if own.open_sessions >= own.concurrency:
-            return "sessions.concurrency"
-        if self.breaker.state is not BreakerState.CLOSED:
-            return "breaker.open"
+        size = self.first_size(now)
+        closed = [found for cap in self.caps if (found := cap.closed_by())]
+        if closed:
+            return closed[0]
         if not size:
             return "control_rcpt" if self.queue.next_at is None else "retry"
-        moments = own.moments(now, size)
-        for cap in self.caps[1:]:
-            granted = cap.ready_at(now, size)
-            moments[cap.key] = float("inf") if granted is None else granted
-        latest = max(moments, key=lambda key: moments[key])
-        return latest if moments[latest] > now else ""
+        moments = [(at, key) for cap in self.caps for key, at in cap.moments(now, size).items()]
+        latest = max(moments, key=lambda moment: moment[0])
+        return latest[1] if latest[0] > now else ""
 
     def start(self, now: float) -> Visit | None:
         """Start a session with the tokens of its whole first transaction, or nothing at all."""
@@ -162,8 +159,9 @@ class Lane:
         if domain.hold is not None:
             domain.hold.attempt(now)
             half_open = half_open or domain.hold.state is BreakerState.HALF_OPEN
+        waited_s = max(0.0, now - domain.ready_since)
         first = self._batch(domain, now, 1 if half_open else size, self.caps)
-        visit = Visit(self, domain.site, first, now, self.caps, half_open=half_open, trials=trials)
+        visit = Visit(self, domain.site, first, now, self.caps, half_open=half_open, trials=trials, waited_s=waited_s)
         self._count(visit, first)
         return visit
 

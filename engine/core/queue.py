@@ -47,6 +47,7 @@ class Domain:
     control_number: int = 0
     busy: bool = False  # first contact: one session asks, until the control question is settled
     hold: Breaker | None = None  # a refusal of reach `domain` holds this domain only
+    ready_since: float = 0.0  # its turn has been due from here on
 
     @property
     def settled(self) -> bool:
@@ -116,6 +117,8 @@ class Queue:
             if domain.hold.until > now:
                 self._look_again(domain, domain.hold.until)
             return
+        if domain.name not in self._ready:
+            domain.ready_since = now
         at_site = self._ready_at.setdefault(domain.site, OrderedDict())
         for ready in (self._ready, at_site):
             ready[domain.name] = None
@@ -125,14 +128,17 @@ class Queue:
     def wake(self, now: float) -> None:
         """Bring in what was due by `now`."""
         while self._later and self._later[0][0] <= now:
-            _, _, item, name = heapq.heappop(self._later)
+            due, _, item, name = heapq.heappop(self._later)
             domain = self.domains.get(name)
             if domain is None:
                 continue
             if item is not None:
                 domain.later -= 1
                 domain.items.append(item)
+            fresh = domain.name not in self._ready
             self.offer(domain, now, first=item is None)
+            if fresh:
+                domain.ready_since = due  # and not from when somebody looked
 
     def take(self, domain: Domain, number: int) -> list[Item]:
         """The next addresses of a domain, off the queue."""

@@ -15,9 +15,10 @@ from typing import Any
 from engine.core.brake import IdentityBrake
 from engine.core.identity import Identity, Job
 from engine.core.lane import Visit
-from engine.core.policy import PolicySet, ReplyRow
+from engine.core.policy import Policy, PolicySet, ReplyRow
 from engine.core.reasons import Fault, Reach, Stage
 from engine.flow.judged import Judged, judge_ended
+from engine.metrics import Metrics
 from engine.net.session import Endpoint, Session, SessionEnded
 from engine.store.audit import AuditRow
 from engine.store.journal import Journal, Outcome
@@ -44,6 +45,7 @@ class Desk:
     wall: Callable[[], float]  # seconds since the epoch
     stamp: Callable[[], str]  # RFC 3339, UTC
     jitter: Callable[[], float]
+    metrics: Metrics
     transcript: Callable[[str, str, float], None] | None = None
     one_attempt: bool = False  # `check` asks once and says what a run would do next
     draining: bool = False  # nothing more is asked; sessions say QUIT
@@ -51,6 +53,14 @@ class Desk:
     failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
     admit: Callable[[Visit, str, str], bool] = lambda visit, host, ip: True  # may the visit go on to this address
     suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
+
+    def count(self, policy: Policy, one: Judged) -> None:
+        """An answer goes to the metrics: once, where it was judged."""
+        reply = one.answer.reply
+        self.metrics.judged(
+            policy.name, self.identity.name, one.answer.stage, reply.code if reply else None, one.reason,
+            refusal=one.refusal,
+        )  # fmt: skip
 
     def distrust(self) -> None:
         """Unbacked refusals prove nothing any more, wherever they come from; a resume remembers it."""
@@ -125,6 +135,7 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
             session.open()
         except SessionEnded as ended:
             line.failure = judge_ended(ended, line.rows)
+            desk.count(policy, line.failure)
             if not _next_may_try(line.failure):
                 return line
         else:

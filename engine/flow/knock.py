@@ -18,6 +18,7 @@ ALIVE_S = 86_400.0  # a site that let us in is not dialled again for a day
 def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
     """Dial a site and settle its addresses, or let it wait for another attempt by the ladders."""
     lane, (item,) = visit.lane, visit.first.items
+    began = desk.clock()
     line = dial(desk, visit, site)
     try:
         if line.session is not None:
@@ -51,6 +52,7 @@ def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
     finally:
         if line.session is not None:
             line.session.close()
+            desk.metrics.session_closed(lane.policy.name, desk.clock() - began, 0)
         lane.finish(visit, desk.clock())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,6 +18,8 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from engine.core.brake import SITES
+from engine.core.breaker import BreakerState
+from engine.core.cap import Cap
 from engine.core.identity import Identity, Job, Mode
 from engine.core.lane import Lane, Visit
 from engine.core.policy import PolicySet
@@ -28,6 +30,8 @@ from engine.flow.knock import knock
 from engine.flow.supply import Supply
 from engine.flow.survey import Survey
 from engine.flow.visit import Call
+from engine.log import log
+from engine.metrics import LaneState, LaneView, Metrics
 from engine.net.resolver import Resolver
 from engine.store.journal import Journal
 from engine.store.state import State
@@ -69,6 +73,7 @@ class Run:
         state: State,
         resolver: Resolver,
         *,
+        metrics: Metrics | None = None,
         transcript: Callable[[str, str, float], None] | None = None,
     ) -> None:
         self.job = job
@@ -84,11 +89,13 @@ class Run:
         self._wake = Event()
         self._stopped = ""
         self._failed: Exception | None = None
+        self._breakers: dict[str, BreakerState] = {}  # of each lane whose breaker has moved, as last told
         self._desk = Desk(
             job=job, identity=settings.identity or Identity("none", "", ""), policies=settings.policies,
             journal=journal, state=state, secret=state.secret(), port=settings.port, clock=time.monotonic,
-            wall=time.time, stamp=stamp, jitter=lambda: random.uniform(0, 0.1), transcript=transcript,
-            one_attempt=settings.one_attempt, failed=self.fail, suspect=bool(journal.get("suspect")),
+            wall=time.time, stamp=stamp, jitter=lambda: random.uniform(0, 0.1), metrics=metrics or Metrics(),
+            transcript=transcript, one_attempt=settings.one_attempt, failed=self.fail,
+            suspect=bool(journal.get("suspect")),
             admit=lambda visit, host, ip: self._caps.admit(self.schedule, visit, host, ip),
         )  # fmt: skip
 
@@ -113,11 +120,14 @@ class Run:
             if deadline is not None and now >= deadline:
                 self.drain()
                 self.journal.end(ending, stamp()).wait()
+                log.warning("run_ended", ending=ending)
                 break
             self._supply.fill(now)
             self._wake.clear()
             turn = self.schedule.next(now) if self._pool.free_count() else Wait(None)
             if isinstance(turn, Visit):
+                self._desk.metrics.lane_waited(turn.lane.policy.name, self._desk.identity.name, turn.waited_s)
+                self._note(turn.lane)
                 session = gevent.Greenlet(self._visit, turn)
                 session.link(lambda _: self._wake.set())  # after the pool has let it go
                 self._pool.start(session)
@@ -173,6 +183,15 @@ class Run:
         }
         return self.snapshot
 
+    def lanes(self) -> Iterator[LaneView]:
+        """Every lane as it is now, for a scrape, which lets others run between two of them."""
+        now = time.monotonic()
+        for lane in list(self.schedule.lanes.values()):
+            yield LaneView(
+                lane.policy.name, self._desk.identity.name, _state(lane, now), lane.queue.waiting, lane.open_sessions,
+                lane.budget.used_ratio(now), lane.pace.rate_per_s,
+            )  # fmt: skip
+
     def _deadline(self) -> tuple[float | None, str]:
         """When what still waits ends, and as what: by --deadline, or because the consent allows no more."""
         now, moments = time.monotonic(), []
@@ -200,36 +219,57 @@ class Run:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
         now, lane = time.monotonic(), visit.lane
         self._supply.refill(lane, now)
+        self._note(lane)
         self._give_up(lane, now)
         self.schedule.touch(lane, now, visit.caps)
         self._caps.done(visit)
         if self._supply.finished(lane):
             self._supply.retire(lane)
+            self._breakers.pop(lane.key, None)
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """What stayed closed to us for the policy's give_up in one piece ends what waits there."""
         give_up_s, queue = lane.policy.retry.give_up_s, lane.queue
         closed = [cap for cap in lane.caps if cap.breaker and cap.breaker.gives_up(now, give_up_s)]
         if closed:
-            self._pause(lane)
-            for other in [other for cap in closed for other in self.schedule.waiting(cap) if other is not lane]:
-                self._pause(other)
-                self.schedule.touch(other, now)
-                if self._supply.finished(other):
-                    self._supply.retire(other)
+            self._pause(lane, closed[0])
+            for cap in closed:
+                for other in self.schedule.waiting(cap):
+                    self._pause(other, cap)
+                    self.schedule.touch(other, now)
+                    if other is not lane and self._supply.finished(other):
+                        self._supply.retire(other)
+                        self._breakers.pop(other.key, None)
             return
         for domain in [domain for domain in queue.held() if domain.hold and domain.hold.gives_up(now, give_up_s)]:
             queue.drop_domain(domain)
             self.journal.end("domain_refuses_us", stamp(), domain_id=domain.id)
+            cause = domain.hold.cause if domain.hold else ""
+            log.warning("given_up", lane=lane.key, domain=domain.name, ending="domain_refuses_us", cause=cause)
             domain.hold = None
             queue.forget(domain)
 
-    def _pause(self, lane: Lane) -> None:
+    def _pause(self, lane: Lane, cap: Cap) -> None:
         """End what waits in a lane that is closed to us."""
         for domain in list(lane.queue.domains.values()):
             lane.queue.drop_domain(domain)
         self._supply.forget_more(lane)
         self.journal.end("provider_paused", stamp(), lane=lane.key)
+        cause = cap.breaker.cause if cap.breaker else ""
+        log.warning("given_up", lane=lane.key, ending="provider_paused", cause=cause)
+
+    def _note(self, lane: Lane) -> None:
+        """Tell a move of the lane's breaker, once."""
+        breaker = lane.breaker
+        if breaker.state is self._breakers.get(lane.key, BreakerState.CLOSED):
+            return
+        self._breakers[lane.key] = breaker.state
+        self._desk.metrics.breaker_moved(lane.policy.name, self._desk.identity.name, breaker.state)
+        facts: dict[str, str | int] = {"lane": lane.key, "provider": lane.policy.name}
+        if breaker.state is BreakerState.OPEN:
+            facts |= {"cause": breaker.cause, "for_s": max(0, round(breaker.until - time.monotonic()))}
+        tell = log.debug if breaker.state is BreakerState.HALF_OPEN else log.warning  # an attempt is no news
+        tell("breaker_moved", to=breaker.state.value, **facts)
 
     def _unstick(self) -> None:
         """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours."""
@@ -246,6 +286,20 @@ class Run:
         self._desk.draining = True
         self._pool.join(timeout=DRAIN_S)
         self._pool.kill(timeout=1.0)
+
+
+def _state(lane: Lane, now: float) -> LaneState:
+    """Its breaker's state; where that is closed, what the lane waits for."""
+    if lane.breaker.state is not BreakerState.CLOSED:
+        return LaneState(lane.breaker.state.value)
+    return _WAITS.get(lane.waits_for(now), LaneState.CLOSED)
+
+
+_WAITS = {
+    "refusals.rate": LaneState.WAITING_BUDGET,
+    "recipients.rate": LaneState.WAITING_RATE,
+    "sessions.rate": LaneState.WAITING_RATE,
+}
 
 
 def stamp(at: float | None = None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import IO
 import gevent
 from gevent.event import Event
 
-from engine.core.identity import Consent, Identity, Job, Mode
+from engine.core.identity import Consent, Identity, Job, Mode, Status
+from engine.core.lane import Lane
 from engine.core.policy import PolicySet
 from engine.core.result import Result
 from engine.flow.forecast import Outlook, outlook
@@ -39,6 +40,7 @@ from engine.flow.orders import OrderDesk
 from engine.flow.output import Layout, Stream, output_format, write_file
 from engine.flow.preflight import Check, preflight
 from engine.flow.run import Run, Settings, Snapshot, stamp
+from engine.metrics import Live, Metrics
 from engine.net.resolver import Resolver
 from engine.store.audit import AuditRow
 from engine.store.database import StoreError
@@ -49,6 +51,8 @@ from engine.store.writer import Writer
 
 PART_EVERY_S = 15 * 60.0
 PIPE_EVERY_S = 1.0
+COUNT_EVERY_S = 1.0  # how often settled verdicts go to the metrics
+LAG_LIMIT_S = 10.0  # a journal that commits no faster is not ready for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,15 @@ class Held(WrongUse):
 class Verification:
     """Runs one request. `run` is True when the list is done, False when it was stopped and can be resumed."""
 
-    def __init__(self, request: Request, *, forecast: Callable[[Outlook], None] | None = None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        *,
+        forecast: Callable[[Outlook], None] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.request = request
+        self.metrics = metrics or Metrics()
         self.job: Job | None = None
         self._forecast = forecast
         self._run: Run | None = None
@@ -103,6 +114,7 @@ class Verification:
 
     def close(self) -> None:
         """Everything is on disk and the files are closed."""
+        self.metrics.watch(None)
         self._writer.close()
 
     def run(self) -> bool:
@@ -121,7 +133,7 @@ class Verification:
         with self._lock(job):
             resolver = Resolver(
                 request.dns, allow_private=request.allow_private,
-                ipv6=bool(request.identity and request.identity.public_v6),
+                ipv6=bool(request.identity and request.identity.public_v6), record=self.metrics.dns,
             )  # fmt: skip
             try:
                 try:  # a file that can't be opened now was named wrongly; one that fails later is the disk's fault
@@ -134,6 +146,7 @@ class Verification:
                     request.journal, self._writer, job, goes_on=goes_on, output=request.output
                 )
                 self._journal, self.job = journal, job
+                journal.count_settled()
                 journal.audit(notes).wait()
                 if not sealed:
                     journal.clear_input()
@@ -152,6 +165,25 @@ class Verification:
         """How far it is."""
         return self._run.watch() if self._run is not None else Snapshot()
 
+    def lanes(self) -> list[Lane]:
+        """The lanes in memory; whoever looks at them changes nothing."""
+        return list(self._run.schedule.lanes.values()) if self._run is not None else []
+
+    def complaint(self) -> str:
+        """Why it is not ready for work, in one line; empty when it is (`/readyz`)."""
+        identity = self.request.identity
+        if self._writer.problem:
+            return self._writer.problem
+        if self._stopped:
+            return "the run was stopped"
+        if self._run is None:
+            return "the input is being read"
+        if identity is not None and identity.status is not Status.ENABLED:
+            return f"the identity {identity.name} is {identity.status}"
+        if self._writer.lag_s > LAG_LIMIT_S:
+            return f"the journal lags {self._writer.lag_s:.0f} s behind"
+        return ""
+
     def results(self) -> Iterator[tuple[tuple[str, ...], Result]]:
         """(the caller's cells, result) of each row in input order."""
         assert self._journal is not None, "run() comes first"
@@ -168,11 +200,15 @@ class Verification:
             request.identity, request.policies, request.smtp_port, request.concurrency, request.connect,
             request.deadline_s, request.one_attempt,
         )  # fmt: skip
-        self._run = run = Run(job, settings, journal, state, resolver, transcript=request.transcript)
+        self._run = run = Run(
+            job, settings, journal, state, resolver, metrics=self.metrics, transcript=request.transcript
+        )
+        identities = {request.identity.name: request.identity.status} if request.identity else {}
+        self.metrics.watch(lambda: Live(run.lanes(), identities, self._writer.lag_s))
         if self._stopped:
             run.stop()
         over = Event()
-        teller = gevent.spawn(self._tell, journal, over)
+        beside = [gevent.spawn(self._tell, journal, over), gevent.spawn(self._count, journal, over)]
         desk = OrderDesk(run, request.identity, request.suppression) if request.identity and request.connect else None
         clerk = gevent.spawn(desk.serve) if desk else None
         try:
@@ -186,7 +222,7 @@ class Verification:
             raise
         finally:
             over.set()
-            teller.join()
+            gevent.joinall(beside)
             if desk is not None and clerk is not None:
                 clerk.kill()
                 desk.close()
@@ -238,6 +274,15 @@ class Verification:
                 self._broken = error
                 self.stop()
                 return
+
+    def _count(self, journal: Journal, over: Event) -> None:
+        """Settled verdicts to the metrics, to the last one when the run is over."""
+        ended = False
+        with suppress(StoreError):  # the run tells of it
+            while not ended:
+                ended = over.wait(COUNT_EVERY_S)
+                for provider, reason, count in journal.take_settled():
+                    self.metrics.settled(provider, reason, count)
 
     def _write(self, journal: Journal, *, part: bool) -> None:
         request = self.request

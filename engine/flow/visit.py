@@ -46,10 +46,12 @@ class Call:
         self.lane = visit.lane
         self.site = site
         self.line = Line()
+        self._asked = 0  # recipients, controls included
         self._leaves = False  # a reply asked for another session
 
     def run(self) -> None:
         """Dial, ask batch after batch, and say QUIT."""
+        began = self.desk.clock()
         batch: Batch | None = self.visit.first
         eai = any(not item.local.isascii() for item in self.visit.first.items)
         try:
@@ -68,6 +70,7 @@ class Call:
                 self._put_back(batch)
             if self.line.session is not None:
                 self.line.session.close()
+                self.desk.metrics.session_closed(self.lane.policy.name, self.desk.clock() - began, self._asked)
             self.lane.finish(self.visit, self.desk.clock())
 
     def _not_opened(self, batch: Batch, judged: Judged) -> None:
@@ -104,6 +107,10 @@ class Call:
             self._without_utf8(batch)
             return None
         judged = [judge(answer, self.line.rows) for answer in session.ask(recipients, smtputf8=smtputf8)]
+        self._asked += len(recipients)
+        one_for_all = judged[0].answer.stage is Stage.MAIL and judged[0].answer.reply is not None
+        for one in judged[:1] if one_for_all else judged:
+            self.desk.count(self.lane.policy, one)
         now = self.desk.clock()
         if batch.control or batch.positive:
             return self._single(session, batch, judged[0], now)

@@ -57,6 +57,15 @@ CREATE INDEX addresses_by_site ON addresses (site_id, state);
 """
 ) + audit.SCHEMA
 
+_TALLY = (  # of state SETTLED; in memory, where a group of writes costs no file of its own
+    "PRAGMA temp_store=MEMORY",
+    "CREATE TEMP TABLE tally (provider TEXT, reason TEXT)",
+    """CREATE TEMP TRIGGER settled AFTER UPDATE OF state ON main.addresses WHEN NEW.state = 3 AND OLD.state < 3
+        BEGIN INSERT INTO tally VALUES (NEW.provider, NEW.reason); END""",
+    """CREATE TEMP TRIGGER settled_at_once AFTER INSERT ON main.addresses WHEN NEW.state = 3
+        BEGIN INSERT INTO tally VALUES (NEW.provider, NEW.reason); END""",
+)
+
 
 class JournalError(Exception):
     """A journal that can't serve: the message says which file, what is wrong and what to do."""
@@ -372,6 +381,19 @@ class Journal:
                    WHERE a.state = 1 GROUP BY d.id LIMIT ?"""
         return self._writer.read(self._db, lambda c: c.execute(query, (limit,)).fetchall())
 
+    def count_settled(self) -> None:
+        """From now on note each address that is settled, until `take_settled` asks."""
+
+        def do(conn: sqlite3.Connection) -> None:
+            for statement in _TALLY:
+                conn.execute(statement)
+
+        self._writer.read(self._db, do)
+
+    def take_settled(self) -> list[tuple[str, str, int]]:
+        """(provider, reason, how many) settled since the last call; what was rolled back is not in it."""
+        return self._writer.enqueue(self._db, _do_take_settled).wait()
+
     def audit(self, rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
         """Append audit rows that change no address (orders, events of the run)."""
         return self._writer.enqueue(self._db, partial(_do_record, (), rows))
@@ -495,6 +517,12 @@ def _do_record(
             (outcome.state, *columns.values(), outcome.address_id),
         )
     return audit.append(conn, rows) if rows else None
+
+
+def _do_take_settled(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:
+    taken = conn.execute("SELECT provider, reason, COUNT(*) FROM tally GROUP BY 1, 2").fetchall()
+    conn.execute("DELETE FROM tally")
+    return taken
 
 
 def _do_settle_site(site_id: int, columns: dict[str, Any], conn: sqlite3.Connection) -> int:

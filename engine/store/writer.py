@@ -135,6 +135,11 @@ class Writer:
         """Seconds that the oldest function has waited for its commit; 0 when none waits."""
         return time.monotonic() - self._groups[0].since if self._groups else 0.0
 
+    @property
+    def problem(self) -> str:
+        """Why nothing is stored any more; empty while all is well."""
+        return str(self._broken[0]) if self._broken else ""
+
     def open(
         self,
         path: Path,

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
@@ -229,6 +231,8 @@ WRONG = {
     "a bad suppression list": ({"never.txt": "ada@normal.lab\n@@\n"}, {"--suppress": "never.txt"}, "never.txt:2"),
     "a pipe that is resumed": ({}, {"-o": "-", "--resume": True}, "--resume"),
     "a missing settings file": ({}, {"--config": "none.yaml"}, "none.yaml"),
+    "metrics on no address": ({}, {"--metrics": "everywhere:9464"}, "--metrics everywhere:9464"),
+    "metrics on no port": ({}, {"--metrics": "127.0.0.1:http"}, "--metrics 127.0.0.1:http"),
     "a bad settings file": ({"s.yaml": "identity: [\n"}, {"--config": "s.yaml"}, "s.yaml"),
 }  # fmt: skip
 
@@ -303,6 +307,60 @@ def test_bad_rows_never_end_a_run(engine, enhanced, where):
     assert rows[0]["reason"] == "rcpt_ok"
     assert {row["reason"] for row in rows[1:]} <= {"syntax_invalid", "mailbox_not_found"}
     assert all(row["detail"] for row in rows[1:3])
+
+
+# --- watched ------------------------------------------------------------------------------------------------------
+
+
+def line_with(words, stream):
+    """The first line from here on that has these words."""
+    return next(line for line in iter(stream.readline, "") if words in line)
+
+
+def read(url):
+    """Status and text of a page."""
+    with urllib.request.urlopen(url, timeout=LIMIT_S) as reply:
+        return reply.status, reply.read().decode()
+
+
+def test_a_run_is_watched_while_it_works(started, enhanced, lab, where):
+    """--metrics serves counters and states of this very moment; SIGUSR1 tells of each lane; the run goes on."""
+    asked = sum(row["event"] == "command" and "@slow.lab>" in row["text"] for row in lab.log())
+    with started("verify", "slow.txt", "-o", "out.csv", "--metrics", "127.0.0.1:0", *enhanced) as process:
+        url = line_with("metrics at", process.stderr).split()[-1]
+        assert url.startswith("http://127.0.0.1:")
+        until_asked(lab, "slow.lab", asked + 12, process)
+        status, page = read(url)
+        assert (status, read(url.replace("/metrics", "/healthz"))[0]) == (200, 200)
+        assert read(url.replace("/metrics", "/readyz")) == (200, "ready\n")
+        process.send_signal(signal.SIGUSR1)
+        assert "1 lanes in memory" in line_with("engine:", process.stderr)
+        head, row = process.stderr.readline(), process.stderr.readline()
+        assert process.wait(LIMIT_S) == 0, process.stderr.read()
+        assert process.stderr.read() == ""
+    values = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+    assert values["engine_smtp_replies_total", "2xx", "default", "rcpt"] > 0
+    assert values["engine_sessions_open", "default"] >= 1
+    assert sum(value for key, value in values.items() if key[0] == "engine_lanes") == 1
+    assert values["engine_lane_pace", "default", "lab"] > 0
+    assert values["engine_identity_state", "enabled", "lab"] == 1
+    assert values["engine_hub_lag_seconds_count",] > 0
+    assert "slow.lab" not in page
+    assert head.split()[:2] == ["lane", "breaker"]
+    assert row.split()[1] == "closed"
+    assert len(rows_of(where / "out.csv")) == len(SLOW)
+
+
+def test_nothing_listens_unless_it_is_told_to(engine, enhanced):
+    """Metrics are off by default; the environment can name where they are, as the flag does."""
+    assert "metrics at" not in engine("verify", "list.txt", "-o", "out.csv", *enhanced).stderr
+    named = engine("verify", "list.txt", "-o", "out2.csv", *enhanced, ENGINE_METRICS="0")
+    assert "metrics at http://127.0.0.1:" in named.stderr
+    assert named.returncode == 0
 
 
 # --- stop and go on -----------------------------------------------------------------------------------------------

@@ -226,3 +226,31 @@ def test_learned_limits_only_shrink():
     lane.learn(per_transaction=2)
     lane.learn(per_transaction=9)
     assert lane.per_transaction == 2
+
+
+def test_a_lane_says_what_keeps_its_next_session():
+    """Nothing, its rate, or its refusal budget; a lane without work waits for neither."""
+    lane = loaded(6, sessions=Sessions(concurrency=4, rate=Rate(1, 60.0), burst=1))
+    assert lane.waits_for(0.0) == ""
+    lane.queue.domains["d0.example"].control = ControlAnswer.REFUSES
+    visit = lane.start(0.0)
+    assert visit is not None
+    assert lane.waits_for(1.0) == "sessions.rate"
+    assert lane.waits_for(60.0) == ""
+    lane.budget.spend(60.0, lane.budget.limit)
+    assert lane.waits_for(60.0) == "refusals.rate"
+    assert Lane("empty", policy()).waits_for(0.0) == ""
+
+
+def test_a_domain_has_waited_since_its_turn_was_due():
+    """From the moment at which it had something to ask, not from when that was put in for later."""
+    lane = loaded(1)
+    visit = lane.start(7.5)
+    assert visit is not None
+    assert visit.waited_s == 7.5
+    lane.settle(visit, visit.first, 0, 8.0)
+    lane.queue.add(visit.first.items[0], 8.0, 100.0)
+    lane.finish(visit, 8.0)
+    again = lane.start(103.0)
+    assert again is not None
+    assert again.waited_s == 3.0

@@ -105,7 +105,7 @@ def serve(metrics: Metrics, complaints: list[str]) -> Iterator[Callable[..., Lis
 def test_a_scrape_reads_the_run_as_it_is(serve: Callable[..., Listener], metrics: Metrics) -> None:
     """What was counted and what is the case now come out of one page that Prometheus can read."""
     metrics.settled("gmail", "rcpt_ok", 3)
-    view = LaneView("gmail", "node-1", LaneState.WAITING_BUDGET, 12, 2, 1.0)
+    view = LaneView("gmail", "node-1", LaneState.WAITING_BUDGET, 12, 2, 1.0, 0.5)
     metrics.watch(lambda: Live([view], {"node-1": Status.ENABLED}, 0.0))
     reply = get(serve().url + "/metrics")
     assert reply.status == 200
