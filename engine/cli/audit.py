@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import sqlite3
@@ -17,17 +18,17 @@ import click
 
 from engine.core.address import Address, parse
 from engine.store import audit as chain
-from engine.store import journal as journals
+from engine.store import job_tables
 from engine.store.database import JOURNAL, StoreError, open_read_only
 from engine.store.state import KIND as STATE
-from engine.store.state import default_path, read_head
-from engine.store.writer import Writer
+from engine.store.state import State, default_path, read_head
+from engine.store.writer import Database, Writer
 
 SHOWN = 100  # faults that are printed in full; the rest is counted
 
 # What `erase` runs, all in one transaction; each takes (connection, address=, before=, everything=) and says how many
 # rows lost something. Every table of the journal that holds personal values has its function here.
-ERASERS: list[Callable[..., int]] = [chain.erase, journals.erase]
+ERASERS: list[Callable[..., int]] = [chain.erase, job_tables.erase]
 
 _journal = click.argument("journal", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
@@ -87,15 +88,26 @@ def export(journal: Path, output: Path | None) -> None:
 @click.option("--address", help="Erase what was kept of this address.")
 @click.option("--before", help="Erase what is older: a date or time, RFC 3339 (UTC where it names no zone).")
 @click.option("--all", "everything", is_flag=True, help="Erase every address and reply text of the job.")
-@click.option("--by", required=True, help="Who erases; goes into the audit.")
-@click.option("--why", required=True, help="For what reason; goes into the audit. Name no address here.")
-def erase(journal: Path, address: str | None, before: str | None, everything: bool, by: str, why: str) -> None:
+@click.option("--job", help="The same as --all, for the job of this id only.")
+@click.option("--by", default=getpass.getuser, show_default="you", help="Who erases; goes into the audit.")
+@click.option("--why", default="on request", show_default=True, help="Why; goes into the audit. Name no address here.")
+@click.option("--state", type=click.Path(dir_okay=False, path_type=Path), help="The identity state that knows the job.")
+def erase(
+    journal: Path, address: str | None, before: str | None, everything: bool, job: str | None, by: str, why: str,
+    state: Path | None,
+) -> None:  # fmt: skip
     """Delete personal values (addresses, reply texts) from JOURNAL; its chain stays whole.
 
     Erase after the job has ended: a job that still runs may write what was erased once more.
     """
+    if job is not None:
+        with _reading(journal) as conn:
+            known = chain.job_of(conn)
+        if job != known:
+            raise click.UsageError(f"{journal} is the journal of job {known}, not of {job}.")
+        everything = True
     if (address is not None) + (before is not None) + everything != 1 or address == "":
-        raise click.UsageError("Name one of --address, --before and --all.")
+        raise click.UsageError("Name one of --address, --before, --job and --all.")
     if address and any(address.casefold() in told.casefold() for told in (by, why)):
         raise click.UsageError("--by and --why stay in the audit for good: they must not name the address.")
     until = None if before is None else _moment(before)
@@ -120,6 +132,7 @@ def erase(journal: Path, address: str | None, before: str | None, everything: bo
         try:
             count = writer.call(do, db)
             # The log still holds the old pages; only an empty one forgets.
+            _tell_state(writer, db, state)
             (busy, *_) = writer.read(db, lambda conn: conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
         except (StoreError, sqlite3.Error, ValueError) as error:
             raise click.ClickException(str(error)) from error
@@ -127,6 +140,17 @@ def erase(journal: Path, address: str | None, before: str | None, everything: bo
     if busy:
         click.echo(f"A running job reads {journal}: old pages stay in {journal}-wal until it ends.", err=True)
         sys.exit(1)
+
+
+def _tell_state(writer: Writer, db: Database, path: Path | None) -> None:
+    """The erasure is the newest row: an identity state that knows the job vouches for it too."""
+    path = path or default_path(os.environ)
+    if not path.exists():
+        return
+    job, head = writer.read(db, lambda conn: (chain.job_of(conn), chain.head(conn)))
+    kept = State(writer, path)
+    if kept.head(job) is not None:
+        kept.put_head(job, head.seq, head.hash).wait()
 
 
 @contextmanager

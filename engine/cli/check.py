@@ -16,11 +16,13 @@ import click
 
 from engine.cli.options import Asking, asking, asking_options
 from engine.cli.tables import gap
+from engine.core.address import Address, parse
 from engine.core.identity import Mode
 from engine.core.policy import PolicySet
 from engine.core.reasons import REASONS
+from engine.core.result import Result
 from engine.flow.intake import Intake
-from engine.flow.job import WrongUse
+from engine.flow.job import Suppression, WrongUse
 from engine.flow.orders import MAX_CHECKED, order_check
 from engine.flow.verification import Held, Request, Verification
 from engine.store.state import State
@@ -89,11 +91,27 @@ def _results(
 
 
 def _ordered(addresses: Sequence[str], mode: Mode, who: Asking) -> list[dict[str, Any]]:
+    """By the engine that is at work; what our own list suppresses never gets there."""
     assert who.identity is not None
-    print(f"engine: {who.identity.key} is at work in another process; that one is asked.", file=sys.stderr)
+    print(
+        f"engine: {who.identity.key} is at work in another process; that one is asked, without transcript or waiting.",
+        file=sys.stderr,
+    )
     by = os.environ.get("SUDO_USER") or getpass.getuser()
-    with Writer() as writer:
-        return order_check(State(writer, who.state), who.identity, mode, addresses, by)
+    suppressed = {each for each in addresses if _suppressed(each, who.suppression)}
+    asked = [each for each in addresses if each not in suppressed]
+    answers = [
+        dataclasses.asdict(Result.of("suppressed_local", address=each)) for each in addresses if each in suppressed
+    ]
+    if asked:
+        with Writer() as writer:
+            answers += order_check(State(writer, who.state), who.identity, mode, who.consent, asked, by)
+    return answers
+
+
+def _suppressed(text: str, suppression: Suppression) -> bool:
+    address = parse(text)
+    return isinstance(address, Address) and suppression.covers(address)
 
 
 def _say(direction: str, text: str, seconds: float) -> None:

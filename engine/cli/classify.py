@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,14 +97,18 @@ def _judge_line(line: bytes, policies: PolicySet) -> Judgement:
 def _code(value: object) -> int | None:
     if value is None or value == "":
         return None
+    if isinstance(value, float):  # NaN and 550.0: what tables hold
+        value = "" if math.isnan(value) else int(value) if value.is_integer() else value
     text = str(value).strip()
+    if text in {"", "0"}:
+        return None
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) == 3):
         raise LineError(f"code is {value!r} (expected three digits, or nothing)")
     return int(text)
 
 
 def _stage(reply: dict[str, Any]) -> Stage:
-    value = reply.get("stage") or "unknown"
+    value = str(reply.get("stage") or "unknown").strip().lower()
     if value not in _STAGES:
         raise LineError(f"stage is {value!r} (expected {', '.join(_STAGES)})")
     return Stage(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 
@@ -60,5 +61,10 @@ def demo(output: Path) -> None:
     for suffix in ("", ".part", ".journal", ".journal-wal", ".journal-shm"):  # of the last demo
         output.with_name(output.name + suffix).unlink(missing_ok=True)
     shipped = str(SHIPPED.with_name("demo.csv"))
-    click.echo(f"engine verify {shipped} -o {output} --mode enhanced --lab")
-    verify.main([shipped, "-o", str(output), "--mode", "enhanced", "--lab"], standalone_mode=False)
+    # A state of its own, each time anew: what refused an earlier demo would else be left alone for a while.
+    state = output.with_name(output.name + ".state")
+    for suffix in ("", "-wal", "-shm"):
+        state.with_name(state.name + suffix).unlink(missing_ok=True)
+    words = [shipped, "-o", str(output), "--mode", "enhanced", "--lab", "--state", str(state)]
+    click.echo(shlex.join(["engine", "verify", *words]))
+    verify.main(words, standalone_mode=False)

@@ -20,6 +20,7 @@ COMMANDS = {  # name -> (module, object, one line for the overview)
     "check": ("engine.cli.check", "check", "Check a few addresses now, and show what was said."),
     "classify": ("engine.cli.classify", "classify", "Say what SMTP replies mean, from stdin or a job's journal."),
     "policy": ("engine.cli.policy", "policy", "Check, explain and show provider policies."),
+    "lane": ("engine.cli.lane", "lane", "Narrow what engines ask of a provider, for a while."),
     "identity": ("engine.cli.identity", "identity", "Set up the identity under which this machine asks."),
     "audit": ("engine.cli.audit", "audit", "Verify, export or erase the audit of a job."),
     "reasons": ("engine.cli.reasons", "reasons", "Print the table of reason codes."),
@@ -51,6 +52,10 @@ class Commands(click.Group):
         """Run a command; whatever it can't do becomes one sentence and an exit code."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "engine"
+            print(f"engine: {error.format_message()} See `{command} --help`.", file=sys.stderr)
+            sys.exit(2)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # nobody reads any more: engine reasons | head

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,6 +76,7 @@ class Asking:
     allow_private: bool = False
     accepted_risk: str = ""
     settings: Configuration | None = None
+    policy_dirs: tuple[Path, ...] = ()  # where `policies` come from, over the shipped ones
 
 
 @contextmanager
@@ -100,8 +102,10 @@ def asking(mode: Mode | None, flags: dict[str, Any]) -> Iterator[Asking]:
         settings, file=flags["identity_file"], helo=flags["helo"], mail_from=flags["mail_from"],
         public_ip=flags["public_ip"], bind=flags["bind"], pools=flags["pools"],
     )  # fmt: skip
+    directories = tuple(Path(each) for each in _listed(dirs))
     yield Asking(
-        policies=load_policies([Path(each) for each in _listed(dirs)]),
+        policies=load_policies(directories),
+        policy_dirs=directories,
         state=Path(state) if state else default_path(settings.environ),
         identity=identity,
         consent=_consent(flags, now) if mode is Mode.ENHANCED else None,
@@ -127,7 +131,8 @@ def _lab(flags: dict[str, Any]) -> Iterator[Asking]:
     from engine.lab.process import LabProcess  # noqa: PLC0415
     from engine.lab.spec import SHIPPED  # noqa: PLC0415
 
-    brings = ("identity_file", "helo", "mail_from", "public_ip", "bind", "pools", "dns", "smtp_port", "consent_file")
+    brings = ("identity_file", "helo", "mail_from", "public_ip", "bind", "pools", "dns", "smtp_port", "consent",
+              "consent_by", "consent_at", "consent_file")  # fmt: skip
     given = next((name for name in brings if flags[name]), "")
     if given:
         flag = given.removesuffix("_file").replace("_", "-").replace("pools", "pool")
@@ -135,9 +140,11 @@ def _lab(flags: dict[str, Any]) -> Iterator[Asking]:
     folder = SHIPPED.parent
     suppress = flags["suppress"]
     with LabProcess(log=False) as lab:
+        directories = (folder / "policies", *flags["policy_dirs"])
         yield Asking(
-            policies=load_policies([folder / "policies", *flags["policy_dirs"]]),
-            state=flags["state"] or default_path({}).with_name("lab") / "state.db",
+            policies=load_policies(directories),
+            policy_dirs=directories,
+            state=flags["state"] or default_path(_without_state(os.environ)).with_name("lab") / "state.db",
             identity=load_identity(folder / "identity.yaml")[0],
             consent=Consent("LAB", "the lab", datetime.now(UTC), "a try on loopback"),
             suppression=read_suppression(suppress) if suppress else Suppression(),
@@ -145,6 +152,11 @@ def _lab(flags: dict[str, Any]) -> Iterator[Asking]:
             smtp_port=lab.smtp_port,
             allow_private=True,
         )
+
+
+def _without_state(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment less $ENGINE_STATE: the lab's state is never the machine's own."""
+    return {name: value for name, value in environ.items() if name != "ENGINE_STATE"}
 
 
 def option(who: Asking, name: str, flag: Any, default: Any = None) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +17,17 @@ import yaml
 
 from engine.cli.options import name_server
 from engine.cli.simulate import simulate
+from engine.cli.tables import limit_lines, limit_values
 from engine.core.address import Address, parse
 from engine.core.ceiling import USUAL_REFUSED, across_sites, ceilings
+from engine.core.limit import narrowed
 from engine.core.policy import DEFAULT_NAME, Policy, PolicySet, Source, plain_host
 from engine.core.route import Route
+from engine.flow.lane_limits import limit_of, read_limits
 from engine.flow.policies import MODEL_ORIGIN, PolicyProblems, check_policies, load_policies
 from engine.flow.policy_model import KEYS, row_values, texts
+from engine.store.database import StoreError
+from engine.store.state import Order, default_path
 
 _WIDTH = 100  # of a printed table; a pipe gets the same as a terminal
 _SILENT = (MODEL_ORIGIN, f"{DEFAULT_NAME}.yaml")  # a key left unset by these is not worth a line
@@ -88,20 +96,36 @@ def schema() -> None:
 @click.option("--mx", "hosts", metavar="HOST", multiple=True, help="A mail host, instead of asking DNS for them.")
 @click.option("--offline", is_flag=True, help="Go by the domains that the policies name, and ask no DNS.")
 @click.option("--dns", "servers", metavar="HOST:PORT", multiple=True, help="Name server; default: the system's.")
+@click.option(
+    "--addresses",
+    "sizes",
+    metavar="N",
+    multiple=True,
+    type=click.IntRange(1),
+    default=_LIST_SIZES,
+    help="Tell the hours for a list of N addresses; may be given more than once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The identity state that holds the limits of lanes; this machine's, if not given.",
+)
 @_directories
 def explain(
     target: str,
     hosts: Sequence[str],
     offline: bool,
     servers: Sequence[str],
+    sizes: Sequence[int],
     as_json: bool,
+    state: Path | None,
     directories: Sequence[Path],
-) -> None:
+) -> None:  # fmt: skip
     """Tell which policy an address or domain falls under, why, and what follows from it.
 
-    Shows the provider's terms, every value with the file it came from, where the values come from, and how many
-    addresses an hour they allow.
+    Shows the provider's terms, every value with the file it came from, limits of its lanes that are in force, where
+    the values come from, and how many addresses an hour they allow.
     """
     domain = _domain(target)
     found = _loaded(lambda: load_policies(directories))
@@ -114,10 +138,35 @@ def explain(
         why += f"; {problem}" if problem else "; DNS was not asked"
     claims = [(name, found.claim(name)) for name in names]
     rows = [(name, claim[0].name if claim else DEFAULT_NAME, claim[1] if claim else "") for name, claim in claims]
+    limits = [order for order in _limits(state) if order.arguments["provider"] == chosen.name]
+    # Those for one identity narrow its lanes only: they are listed, and the values are what everybody has.
+    chosen = narrowed(chosen, [limit_of(order) for order in limits if not order.identity])
+    shown = Shown(domain, rows, chosen, why, limits, sizes)
     if as_json:
-        print(json.dumps(_explanation(domain, rows, chosen, why), indent=2, ensure_ascii=False))
+        print(json.dumps(_explanation(shown), indent=2, ensure_ascii=False))
     else:
-        _print_explanation(domain, rows, chosen, why)
+        _print_explanation(shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an explanation is made of; `hosts` are (name, policy, pattern)."""
+
+    domain: str
+    hosts: Sequence[tuple[str, str, str]]
+    chosen: Policy
+    why: str
+    limits: Sequence[Order]
+    sizes: Sequence[int]
+
+
+def _limits(state: Path | None) -> list[Order]:
+    """The limits of lanes in force on this machine; without a readable state, none, which is said."""
+    try:
+        return read_limits(state or default_path(os.environ), time.time())
+    except StoreError as error:
+        click.echo(f"engine: limits of lanes are not shown: {error}", err=True)
+        return []
 
 
 def _loaded(load: Callable[[], _Found]) -> _Found:
@@ -217,14 +266,16 @@ def _telling(chosen: Policy) -> list[Source]:
     ]
 
 
-def _explanation(domain: str, hosts: Iterable[tuple[str, str, str]], chosen: Policy, why: str) -> dict[str, Any]:
+def _explanation(shown: Shown) -> dict[str, Any]:
+    chosen = shown.chosen
     start, top = ceilings(chosen)
     values = texts(chosen)
     return {
-        "domain": domain,
-        "hosts": [{"host": name, "policy": owner, "pattern": pattern} for name, owner, pattern in hosts],
+        "domain": shown.domain,
+        "hosts": [{"host": name, "policy": owner, "pattern": pattern} for name, owner, pattern in shown.hosts],
         "policy": chosen.name,
-        "why": why,
+        "why": shown.why,
+        "limits": [limit_values(order) for order in shown.limits],
         "notes": _notes(chosen),
         "values": {key.path: {"value": values[key.path], "from": chosen.origin[key.path]} for key in KEYS},
         "sources": [_source_values(one) | {"file": one.file} for one in _telling(chosen)],
@@ -236,7 +287,7 @@ def _explanation(domain: str, hosts: Iterable[tuple[str, str, str]], chosen: Pol
                 name: {
                     "per_hour": dict(ceiling.per_hour),
                     "binding": ceiling.binding,
-                    "hours": {str(size): round(ceiling.hours(size), 2) for size in _LIST_SIZES},
+                    "hours": {str(size): round(ceiling.hours(size), 2) for size in shown.sizes},
                 }
                 for name, ceiling in (("start", start), ("ceiling", top))
             },
@@ -259,9 +310,10 @@ def _notes(chosen: Policy) -> list[str]:
     return found
 
 
-def _print_explanation(domain: str, hosts: Sequence[tuple[str, str, str]], chosen: Policy, why: str) -> None:
-    print(f"{domain} falls under {chosen.name}: {why}")
-    _table([("mail host", "policy", "by pattern"), *hosts] if hosts else [])
+def _print_explanation(shown: Shown) -> None:
+    chosen = shown.chosen
+    print(f"{shown.domain} falls under {chosen.name}: {shown.why}")
+    _table([("mail host", "policy", "by pattern"), *shown.hosts] if shown.hosts else [])
     if chosen.terms:
         print("\nTerms")
         _paragraph(chosen.terms.say, chosen.terms.see, chosen.terms.read)
@@ -269,15 +321,18 @@ def _print_explanation(domain: str, hosts: Sequence[tuple[str, str, str]], chose
         print()
         _paragraph(note)
     values = texts(chosen)
-    shown = [
+    if shown.limits:
+        print("\nLimits in force (engine lane reset lifts them)")
+        print("\n".join(f"  {line}" for line in limit_lines(shown.limits)))
+    worth = [
         (path, _flat(value), chosen.origin[path])
         for path, value in values.items()
         if _worth_showing(chosen, path, value)
     ]
-    _table([("key", "value", "from"), *shown])
+    _table([("key", "value", "from"), *worth])
     _print_sources(_telling(chosen))
     if chosen.rcpt == "informative":
-        _print_ceilings(chosen)
+        _print_ceilings(chosen, shown.sizes)
 
 
 def _worth_showing(chosen: Policy, path: str, value: Any) -> bool:
@@ -299,7 +354,7 @@ def _print_sources(sources: Sequence[Source]) -> None:
         _paragraph(one.say, one.see, one.read, indent="    ")
 
 
-def _print_ceilings(chosen: Policy) -> None:
+def _print_ceilings(chosen: Policy, sizes: Sequence[int]) -> None:
     start, top = ceilings(chosen)
     each = "each site" if chosen.scope == "site" else "all sites together"
     print(f"\nAddresses an hour for {each}, if {USUAL_REFUSED:.0%} are refused (controls and retries come on top)")
@@ -314,7 +369,7 @@ def _print_ceilings(chosen: Policy) -> None:
                 f"binds {' and '.join(marks)}" if marks else "",
             )
         )
-    for size in _LIST_SIZES:
+    for size in sizes:
         rows.append((f"hours for {size:,} addresses", f"{start.hours(size):,.1f}", f"{top.hours(size):,.1f}", ""))
     _table(rows, numbers=(1, 2), space=False)
     if (total := across_sites(chosen)) is not None:

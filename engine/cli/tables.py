@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from engine.core.grammar import rate_text
 from engine.core.reasons import REASONS, Category
 from engine.core.simulation import Assumed
 from engine.flow.forecast import Outlook
+from engine.flow.lane_limits import limit_of, moment
+from engine.store.state import Order
 
 _BAR = 28
 
@@ -79,6 +83,33 @@ def assumed_text(assumed: Assumed) -> str:
 def share(value: float) -> str:
     """A share in per cent: `8 %`."""
     return f"{100 * value:.3g} %"
+
+
+def limit_lines(orders: Sequence[Order]) -> list[str]:
+    """Limits as a table."""
+    head = ("limit", "provider", "identity", "rate", "sessions", "since", "until", "by", "why")
+    rows = [head]
+    for order in orders:
+        what = limit_of(order)
+        rows.append(
+            (
+                str(order.id), what.provider, order.identity or "all", rate_text(what.rate) if what.rate else "-",
+                str(what.concurrency or "-"), moment(order.at), moment(order.until) if order.until else "-",
+                order.by, order.why,
+            )
+        )  # fmt: skip
+    return aligned(rows, right=[0])
+
+
+def limit_values(order: Order) -> dict[str, Any]:
+    """A limit for programs."""
+    what = limit_of(order)
+    return {
+        "limit": order.id, "provider": what.provider, "identity": order.identity,
+        "rate": rate_text(what.rate) if what.rate else None, "concurrency": what.concurrency,
+        "since": moment(order.at), "until": moment(order.until) if order.until else None,
+        "by": order.by, "why": order.why, "obeyed": order.answer,
+    }  # fmt: skip
 
 
 def hours(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shlex
 import signal
@@ -80,6 +81,8 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
         )
     check_output(output, source)
     with open_intake(source, flags["column"]) as intake, asking(chosen, flags) as who:
+        if next(intake.rows(), None) is None:
+            raise WrongUse(f"{source}: there is a header and no row; give a list of addresses.")
         if who.identity is None and not flags["no_connect"]:
             raise missing_identity("A run that connects")
         if who.allow_private and not flags["lab"]:
@@ -93,6 +96,7 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
             suppression=who.suppression, resume=flags["resume"], dns=who.dns, smtp_port=who.smtp_port,
             allow_private=who.allow_private, connect=not flags["no_connect"],
             concurrency=_concurrency(flags["concurrency"], who), deadline_s=deadline_s, accepted_risk=who.accepted_risk,
+            policy_dirs=who.policy_dirs,
         )  # fmt: skip
         show_progress = not flags["no_progress"] and sys.stderr.isatty()
         _run(request, output, listen_address(str(served)) if served else None, show_progress=show_progress)
@@ -116,6 +120,7 @@ def _run(request: Request, output: str, served: tuple[str, int] | None, *, show_
         gevent.signal_handler(signal.SIGUSR1, _tell_lanes, verification, progress)
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, _Stopper(verification))
+        gevent.signal_handler(signal.SIGHUP, _HangUp(verification, at_terminal=sys.stderr.isatty()))
         if progress is not None:
             progress.start(verification)
         try:
@@ -176,6 +181,20 @@ class _Stopper:
             signal.raise_signal(signal.SIGKILL)
         self._asked = True
         self._verification.stop()
+
+
+class _HangUp:
+    """SIGHUP loads the policies anew; where it says that the terminal of this run is gone, the run stops politely."""
+
+    def __init__(self, verification: Verification, *, at_terminal: bool) -> None:
+        self._verification = verification
+        self._at_terminal = at_terminal
+
+    def __call__(self) -> None:
+        if self._at_terminal and not os.isatty(sys.stderr.fileno()):
+            self._verification.stop()
+        else:
+            self._verification.reload()
 
 
 def _resume_command() -> str:

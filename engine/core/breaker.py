@@ -3,13 +3,17 @@
 1. What opens it is told by the caller; how long it stays open is decided here.
 2. Half-open lets one session through; its verdict closes the breaker or opens it for longer.
 3. `closed_to_us_since` keeps running through half-open attempts that fail: giving up counts one piece.
+4. `memory` and `recall` carry it over a restart: what was closed to us stays closed for as long, and doubles on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 FACTOR = 2.0  # each failed half-open attempt doubles the open time
+LONGEST_S = 86_400.0  # no memory, whatever clock it was written by, keeps a breaker open for longer
 
 
 class BreakerState(StrEnum):
@@ -46,18 +50,20 @@ class Breaker:
         if self.state is BreakerState.OPEN and now >= self.until:
             self.state = BreakerState.HALF_OPEN
 
-    def open(self, now: float, cause: str, jitter: float = 0.0) -> bool:
+    def open(self, now: float, cause: str, jitter: float = 0.0, *, at_least_s: float = 0.0) -> bool:
         """Refused: open, or stay open for longer after a failed half-open attempt; True when this opened it.
 
-        `jitter` is a share of the open time, 0 to 1, drawn by the caller.
+        `jitter` is a share of the open time, 0 to 1, drawn by the caller; `at_least_s` a delay that the reply names,
+        which holds for a breaker that is open already too.
         """
         if self.state is BreakerState.OPEN:
+            self.until = max(self.until, now + at_least_s)
             return False
         if self.closed_to_us_since is None:
             self.closed_to_us_since = now
         self.state = BreakerState.OPEN
         self.cause = cause
-        self.until = now + self._next_s * (1 + jitter)
+        self.until = now + max(self._next_s * (1 + jitter), at_least_s)
         self._next_s = min(self._next_s * FACTOR, self.max_open_s)
         return True
 
@@ -71,6 +77,11 @@ class Breaker:
         self._next_s = self.open_s
         return True
 
+    def adopt(self, open_s: float, max_open_s: float) -> None:
+        """Other open times from the next opening on; how often it was doubled is kept, up to the new maximum."""
+        self._next_s = open_s if self._next_s == self.open_s else min(self._next_s, max_open_s)
+        self.open_s, self.max_open_s = open_s, max_open_s
+
     def release(self, now: float) -> None:
         """The half-open session asked nothing: leave its place to the next."""
         if self.state is BreakerState.HALF_OPEN:
@@ -80,6 +91,22 @@ class Breaker:
     def gives_up(self, now: float, give_up_s: float) -> bool:
         """Whether it has been closed to us for `give_up_s` in one piece."""
         return self.closed_to_us_since is not None and now - self.closed_to_us_since >= give_up_s
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """What to keep: seconds left, the next open time and the cause; nothing while it is closed."""
+        if self.state is BreakerState.CLOSED:
+            return {}
+        return {"left": max(0.0, self.until - now), "next": self._next_s, "cause": self.cause}
+
+    def recall(self, kept: Mapping[str, Any], now: float, away_s: float) -> None:
+        """Go on where `memory` stood, `away_s` seconds later. Giving up counts anew: this run has not tried yet."""
+        if not kept:
+            return
+        self.state = BreakerState.OPEN
+        self.cause = kept["cause"]
+        self.until = now + min(LONGEST_S, max(0.0, kept["left"] - away_s))
+        self.closed_to_us_since = now
+        self._next_s = min(self.max_open_s, max(self.open_s, kept["next"]))
 
     def __repr__(self) -> str:
         if self.state is BreakerState.CLOSED:

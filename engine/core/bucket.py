@@ -17,7 +17,7 @@ class TokenBucket:
     `rate_per_s` is starts a second, `burst` how many may fall together after a pause.
     """
 
-    __slots__ = ("_burst_s", "_due", "_interval_s")
+    __slots__ = ("_burst_s", "_due", "_interval_s", "_latest")
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
         if rate_per_s <= 0 or burst < 1:
@@ -25,6 +25,7 @@ class TokenBucket:
         self._interval_s = 1 / rate_per_s
         self._burst_s = burst * self._interval_s
         self._due = float("-inf")  # when the bucket is full again
+        self._latest = float("-inf")  # the latest moment for which tokens were taken; a reservation lies ahead
 
     def ready_at(self, now: float, tokens: int = 1) -> float:
         """The moment from which `tokens` (at most the burst) may be taken together; `now` when at once."""
@@ -40,13 +41,27 @@ class TokenBucket:
         if now < self._earliest(tokens):
             return False
         self._due = max(self._due, now) + tokens * self._interval_s
+        self._latest = max(self._latest, now)
         return True
 
-    def set_rate(self, rate_per_s: float) -> None:
-        """Another rate from now on. What was taken stays taken, at the slower of the two rates' spacing."""
-        burst = round(self._burst_s / self._interval_s)
-        self._interval_s = 1 / rate_per_s
-        self._burst_s = burst * self._interval_s
+    def set_rate(self, rate_per_s: float, now: float, burst: int | None = None) -> None:
+        """Another rate, and perhaps another burst, from `now` on. What was taken stays taken: the bucket's level is
+        the same before and after, counted in tokens, and what was reserved keeps its place."""
+        burst = round(self._burst_s / self._interval_s) if burst is None else burst
+        interval_s, since = 1 / rate_per_s, max(now, self._latest)
+        if self._due > since:
+            self._due = since + (self._due - since) * interval_s / self._interval_s
+        self._interval_s = interval_s
+        self._burst_s = burst * interval_s
+
+    def owed_s(self, now: float) -> float:
+        """How long until it is full again: all that a restart has to know."""
+        return max(0.0, self._due - now)
+
+    def owe(self, owed_s: float, now: float) -> None:
+        """Go on where another bucket of this rate stood; what it owes is never made less."""
+        if owed_s > 0:
+            self._due = max(self._due, now + owed_s)
 
     def _earliest(self, tokens: int) -> float:
         return self._due + tokens * self._interval_s - self._burst_s

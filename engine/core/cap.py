@@ -6,6 +6,7 @@
    next above keeps its place in both, and nobody overtakes it in either.
 3. A lane's own limits are a cap too: two lanes that lead to one provider or address share one cap, not one each.
 4. A cap decides and counts; who waits where is the schedule's work. Time comes in as `now` (monotonic seconds).
+5. What it was told and has spent outlives it: `memory` and `recall` carry it over a restart, windows apart.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from engine.core.breaker import Breaker, BreakerState
+from engine.core.breaker import LONGEST_S, Breaker, BreakerState
 from engine.core.bucket import Spending, TokenBucket
 from engine.core.identity import Identity
 from engine.core.pace import CUTS_PACE, Pace, RefusalBudget, Warmth
@@ -93,7 +95,7 @@ class Cap:
 
     __slots__ = (
         "_tempfails", "above", "breaker", "budget", "concurrency", "key", "line", "open_sessions", "pace", "policy",
-        "recipients", "sessions", "starts", "windows",
+        "recipients", "sessions", "starts", "unsaved", "windows",
     )  # fmt: skip
 
     def __init__(self, key: str, above: Cap | None = None) -> None:
@@ -110,7 +112,14 @@ class Cap:
         self.budget: RefusalBudget | None = None
         self.windows: Mapping[str, RefusalBudget | Warmth] = {}
         self.breaker: Breaker | None = None
+        self.unsaved = False  # something changed that the next run has to know
         self._tempfails: deque[tuple[float, bool]] = deque()  # (when, bad) of replies in the breaker's window
+
+    @property
+    def stops(self) -> bool:
+        """Whether a session that is open here asks nothing more: the breaker opened, or a limit was lowered."""
+        closed = self.breaker is None or self.breaker.state is BreakerState.CLOSED
+        return not closed or self.open_sessions > self.concurrency
 
     @property
     def chain(self) -> tuple[Cap, ...]:
@@ -196,27 +205,82 @@ class Cap:
             self.recipients.take(at, tokens)
         return [Charge(key, window, window.spend(at, tokens)) for key, window in self.windows.items()]
 
-    def observe(self, reason: Reason, reach: Reach, now: float, jitter: float, *, source: bool, first: bool) -> None:
+    def observe(
+        self,
+        reason: Reason,
+        reach: Reach,
+        now: float,
+        jitter: float,
+        *,
+        source: bool,
+        first: bool,
+        at_least_s: float = 0.0,
+    ) -> None:
         """One judged reply: its breaker, pace and budget learn of it. `source` says that the source was refused."""
         if self.breaker is None or self.pace is None or self.budget is None:
             return
+        state = self.breaker.state
         if reason.code in CUTS_PACE:
-            self.pace.cut(now)
+            self.unsaved |= self.pace.cut(now)
         if reach is Reach.SOURCE:
-            self.budget.blamed(now)
-        half_open = self.breaker.state is BreakerState.HALF_OPEN
-        if source or (half_open and not answers(reason)):
-            self.breaker.open(now, reason.code, jitter)
-        elif half_open:
+            self.unsaved |= self.budget.blamed(now)
+        if source or (state is BreakerState.HALF_OPEN and not answers(reason)):
+            self.breaker.open(now, reason.code, jitter, at_least_s=at_least_s)
+            self.unsaved |= bool(at_least_s)
+        elif state is BreakerState.HALF_OPEN:
             self.breaker.close()
         if reach is Reach.NONE:
             self._weigh(reason, now, jitter, first=first)
+        self.unsaved |= self.breaker.state is not state
 
     def blamed(self, now: float) -> None:
         """Our source as a whole is refused: the counts that adapt are halved, at most once an hour."""
         for count in (self.starts, self.budget):
             if count is not None:
-                count.blamed(now)
+                self.unsaved |= count.blamed(now)
+
+    def adopt(self, policy: Policy, now: float) -> None:
+        """Other limits from now on. What was spent, learnt and refused stays; sessions beyond the new number end."""
+        self.policy = policy
+        if self.pace is None or self.budget is None or self.breaker is None:
+            _across(self, policy, now)
+            return
+        self.concurrency = policy.sessions.concurrency
+        assert self.sessions is not None
+        self.sessions.set_rate(policy.sessions.rate.per_s, now, policy.sessions.burst)
+        self.pace.adopt(policy.recipients.rate, policy.pace, policy.recipients.per_transaction, now)
+        self.budget.adopt(policy.refusals.rate)
+        self.breaker.adopt(policy.breaker.open_s, policy.breaker.max_open_s)
+
+    # --- remembering ------------------------------------------------------------------------------------------
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """What the next run has to know, as plain data; nothing for a cap like a new one. Spendings apart."""
+        kept = {
+            "breaker": self.breaker.memory(now) if self.breaker else {},
+            "pace": self.pace.memory(now) if self.pace else {},
+            "refusals": self.budget.memory(now) if self.budget else {},
+            "starts": self.starts.memory(now) if self.starts else {},
+            "owed": {name: owed_s for name, bucket in self._buckets() if (owed_s := bucket.owed_s(now)) > 0},
+        }
+        return {name: value for name, value in kept.items() if value}
+
+    def recall(self, kept: Mapping[str, Any], now: float, away_s: float) -> None:
+        """Go on where `memory` stood, `away_s` seconds later."""
+        if self.breaker is not None:
+            self.breaker.recall(kept.get("breaker", {}), now, away_s)
+        for name, learner in (("pace", self.pace), ("refusals", self.budget), ("starts", self.starts)):
+            if learner is not None:
+                learner.recall(kept.get(name, {}), now, away_s)
+        owed = kept.get("owed", {})
+        for name, bucket in self._buckets():
+            bucket.owe(min(LONGEST_S, owed.get(name, 0.0) - away_s), now)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _buckets(self) -> list[tuple[str, TokenBucket]]:
+        both = (("sessions", self.sessions), ("recipients", self.recipients))
+        return [(name, bucket) for name, bucket in both if bucket is not None]
 
     def _weigh(self, reason: Reason, now: float, jitter: float, *, first: bool) -> None:
         """The tempfail ratio: connection failures and tempfails of the server open the breaker, others are neutral."""
@@ -272,13 +336,13 @@ def identity_cap(identity: Identity, began_at: float = 0.0) -> Cap | None:
     """
     limits, warmup = identity.limits, identity.warmup
     windows: dict[str, RefusalBudget | Warmth] = {}
-    cap = Cap(f"identity {identity.key}")
+    cap = Cap("identity")
     if limits.sessions is not None:
         cap.starts = RefusalBudget(limits.sessions)
     if limits.refusals is not None:
         windows[cap.key] = cap.budget = RefusalBudget(limits.refusals)
     if warmup is not None:
-        windows[f"warmup {identity.key}"] = Warmth(warmup.per_day, began_at)
+        windows["warmup"] = Warmth(warmup.per_day, began_at)
     cap.windows = windows
     return cap if cap.starts is not None or windows else None
 
@@ -287,3 +351,15 @@ def _sessions(cap: Cap, policy: Policy, sessions: Sessions) -> None:
     cap.policy = policy
     cap.concurrency = sessions.concurrency
     cap.sessions = TokenBucket(sessions.rate.per_s, sessions.burst)
+
+
+def _across(cap: Cap, policy: Policy, now: float) -> None:
+    """Another `across_sites` under a cap that stands, or none any more."""
+    across = policy.across_sites
+    if across is None or cap.sessions is None:
+        cap.concurrency, cap.sessions = sys.maxsize, None
+    if across is not None:
+        if cap.sessions is None:
+            cap.sessions = TokenBucket(across.rate.per_s, across.burst)
+        cap.concurrency = across.concurrency
+        cap.sessions.set_rate(across.rate.per_s, now, across.burst)

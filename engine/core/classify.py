@@ -33,6 +33,13 @@ _INNER_TEMPORARY = re.compile(
     r"\b(?:said|response|reply|replied|answer|answered|returned|error)\b\D{0,20}\b4\d\d\b", re.I
 )
 
+# RFC 7504 section 3 in its own words: "Host does not accept mail". The host is the server, not we, unless they say so.
+_HOST_TAKES_NO_MAIL = re.compile(
+    r"\b(?:host|server|system|machine)\b(?: \S+)? (?:does not|doesn't|do not|will not|never) "
+    r"(?:accept|receive|take)s? (?:any )?e?-?mail", re.I,
+)  # fmt: skip
+_OF_US = re.compile(r"\b(?:your|client|from)\b", re.I)
+
 _AS_RCPT = frozenset({Stage.RCPT, Stage.DATA, Stage.UNKNOWN})
 _BEFORE_RCPT = {  # what a reply that says nothing more means there: 4yz, 5yz
     Stage.CONNECT: ("server_busy", "greeting_rejected"),
@@ -251,6 +258,8 @@ def _gate(reply: _Reply, reason: str, rule: str) -> tuple[str, str]:  # noqa: PL
 def _before_rcpt(reply: _Reply, row: Reason, rule: str) -> tuple[str, str]:
     """Before RCPT nobody spoke of a recipient: such words are about our sender, or about us."""
     takes_no_mail = row.code == "host_accepts_no_mail"
+    if reply.code in (521, 556) and _HOST_TAKES_NO_MAIL.search(reply.text) and not _OF_US.search(reply.text):
+        takes_no_mail, row, rule = True, REASONS["host_accepts_no_mail"], "words:no_mail"
     if takes_no_mail and (reply.code == 556 or (reply.code == 521 and reply.stage is Stage.CONNECT)):
         return row.code, rule
     if reply.code == 521 and reply.stage is Stage.CONNECT and rule.startswith(("enhanced", "code")):

@@ -5,13 +5,16 @@
 2. Until a domain's control question is settled, one session asks that domain, in one transaction.
 3. An open breaker or a brake in doubt starts nothing; what is in flight is told so at its next transaction.
 4. It decides and counts; it never dials, sleeps or writes. Time comes in as `now` (monotonic seconds).
+5. The domains that it holds are held on after a restart: `memory` and `recall` carry them over it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.core.brake import Brake, Doubt
 from engine.core.breaker import Breaker, BreakerState
@@ -57,6 +60,7 @@ class Visit:
     half_open: bool = False
     trials: list[Breaker] = field(default_factory=list)  # the breakers whose half-open session it is
     waited_s: float = 0.0  # how long its domain had waited for its turn
+    trial: bool = False  # the half-open session of the identity
     touched: set[str] = field(default_factory=set)
 
 
@@ -74,9 +78,6 @@ class Lane:
         self.policy = policy
         self.queue = Queue()
         self.open_sessions = 0
-        self.per_transaction = policy.recipients.per_transaction
-        self.per_session = policy.recipients.per_session
-        self.refusals_per_session = policy.refusals.per_session
         self.own = own or site_cap(key, policy)
         assert self.own.breaker and self.own.budget and self.own.pace
         self.caps = self.own.chain
@@ -84,6 +85,10 @@ class Lane:
         self.budget = self.own.budget
         self.pace = self.own.pace
         self.brake = Brake()
+        self.unsaved = False  # something changed that the next run has to know
+        self._beside: Sequence[Policy] = ()  # policies of other hosts that its visits may dial
+        self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
+        self.learn()
         self._positive_at = float("-inf")  # when the allowance pays for another doubt
         self._refusing: deque[tuple[str, bool]] = deque(maxlen=OF_LAST)  # one answer a domain: did it refuse us
 
@@ -144,24 +149,29 @@ class Lane:
         latest = max(moments, key=lambda moment: moment[0])
         return latest[1] if latest[0] > now else ""
 
-    def start(self, now: float) -> Visit | None:
-        """Start a session with the tokens of its whole first transaction, or nothing at all."""
+    def start(self, now: float, *, trial: bool = False) -> Visit | None:
+        """Start a session with the tokens of its whole first transaction, or nothing at all.
+
+        A `trial` is the half-open session of the identity: it asks one address, whoever is asked.
+        """
         due = self.ready_at(now)
         if due is None or due > now:
             return None
         if self.urgent:
-            return self._start_positive(now)
+            return self._start_positive(now, trial=trial)
         domain, size = self.queue.next(), self.first_size(now)
         if domain is None:
             return None
         trials = self._open(now)
-        half_open = bool(trials)
+        half_open = trial or bool(trials)
         if domain.hold is not None:
             domain.hold.attempt(now)
             half_open = half_open or domain.hold.state is BreakerState.HALF_OPEN
         waited_s = max(0.0, now - domain.ready_since)
         first = self._batch(domain, now, 1 if half_open else size, self.caps)
-        visit = Visit(self, domain.site, first, now, self.caps, half_open=half_open, trials=trials, waited_s=waited_s)
+        visit = Visit(
+            self, domain.site, first, now, self.caps, half_open=half_open, trials=trials, waited_s=waited_s, trial=trial
+        )
         self._count(visit, first)
         return visit
 
@@ -197,9 +207,7 @@ class Lane:
         """
         self.queue.wake(now)
         left = self.refusals_per_session - visit.refusals
-        stopped = visit.half_open or self.brake.doubt is not Doubt.NONE
-        for cap in visit.caps:
-            stopped = stopped or (cap.breaker is not None and cap.breaker.state is not BreakerState.CLOSED)
+        stopped = visit.half_open or self.brake.doubt is not Doubt.NONE or any(cap.stops for cap in visit.caps)
         spent = visit.recipients >= self.per_session or left < 1 or visit.transactions >= MAX_TRANSACTIONS
         if stopped or spent or self._old(visit, now):
             return None
@@ -232,20 +240,31 @@ class Lane:
     # --- reporting --------------------------------------------------------------------------------------------
 
     def observe(
-        self, domain: Domain, reason: Reason, reach: Reach, now: float, jitter: float, *, first: bool,
+        self,
+        domain: Domain,
+        reason: Reason,
+        reach: Reach,
+        now: float,
+        jitter: float,
+        *,
+        first: bool,
+        delay_s: float | None = None,
         caps: Sequence[Cap] = (),
-    ) -> None:  # fmt: skip
-        """One judged reply: the one place where breakers, hold, pace and budgets learn of it.
+    ) -> bool:
+        """One judged reply: the one place where breakers, hold, pace and budgets learn of it. True: it refuses us.
 
         `jitter` is a share of the open time, drawn by the caller; `first` marks an address's first attempt, whose
-        450 or 451 at RCPT may be greylisting and is no sign of trouble. `caps` are the visit's, if not the lane's own.
+        450 or 451 at RCPT may be greylisting and is no sign of trouble. What is closed by it stays closed for the
+        delay `delay_s` that the reply names, at least. `caps` are the visit's, if not the lane's own.
         """
+        at_least_s = delay_s or 0.0
         source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refused_by(domain.name))
         for cap in caps or self.caps:
-            cap.observe(reason, reach, now, jitter, source=source, first=first)
-        self._hold(domain, reason, reach, now, jitter, answers=answers(reason))
+            cap.observe(reason, reach, now, jitter, source=source, first=first, at_least_s=at_least_s)
+        self._hold(domain, reason, reach, now, jitter, at_least_s)
         if reach is Reach.NONE and answers(reason):
             self._answered(domain.name, refused=False)
+        return source
 
     def settle(
         self, visit: Visit, batch: Batch, refused: int, now: float, *, errors: int | None = None, asked: bool = True
@@ -264,7 +283,9 @@ class Lane:
         if batch.tokens:
             visit.refusals -= batch.tokens - max(refused, errors or 0)
             batch.domain.in_flight -= 1
-        batch.domain.busy = False
+        if batch.control:
+            batch.domain.control_asked = False
+        batch.domain.busy = batch.domain.control_asked
         self.queue.offer(batch.domain, now)
         return returned
 
@@ -286,11 +307,57 @@ class Lane:
                 self.queue.forget(domain)
 
     def learn(self, *, per_transaction: int | None = None, per_session: int | None = None) -> None:
-        """A site told that it takes fewer recipients; limits only ever shrink here."""
+        """A site told that it takes fewer recipients; what was learnt only ever shrinks."""
+        transaction, session = self._taught
         if per_transaction is not None:
-            self.per_transaction = max(1, min(self.per_transaction, per_transaction))
+            transaction = max(1, min(transaction, per_transaction))
         if per_session is not None:
-            self.per_session = max(2, min(self.per_session, per_session))
+            session = max(2, min(session, per_session))
+        self._taught = transaction, session
+        policies = (self.policy, *self._beside)
+        self.per_transaction = min(transaction, *(policy.recipients.per_transaction for policy in policies))
+        self.per_session = min(session, *(policy.recipients.per_session for policy in policies))
+        self.refusals_per_session = min(policy.refusals.per_session for policy in policies)
+
+    def adopt(self, policy: Policy, beside: Sequence[Policy] = ()) -> None:
+        """Another policy from now on, and others beside it; its caps adopt theirs on their own."""
+        self.policy, self._beside = policy, beside
+        self.learn()
+        for domain in self.queue.held():
+            if domain.hold is not None:
+                domain.hold.adopt(policy.breaker.open_s, policy.breaker.max_open_s)
+
+    def greet(self, now: float) -> float | None:
+        """Count a connection that asks nothing; until when to wait for its token (0: it is counted), None: not here."""
+        if any(cap.closed_by() for cap in self.caps):
+            return None
+        granted = [cap.ready_at(now, 0) or now for cap in self.caps]
+        if max(granted) > now:
+            return max(granted)
+        self._open(now)
+        return 0.0
+
+    def part(self) -> None:
+        """The connection that asked nothing is over."""
+        self.open_sessions -= 1
+        for cap in self.caps:
+            cap.open_sessions -= 1
+
+    # --- remembering ------------------------------------------------------------------------------------------
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """The domains that it holds, as plain data; nothing where it holds none."""
+        holds = {domain.name: domain.hold.memory(now) for domain in self.queue.held() if domain.hold is not None}
+        holds = {name: hold for name, hold in (holds | self.queue.holds_to_come(now)).items() if hold}
+        return {"holds": holds} if holds else {}
+
+    def recall(self, kept: Mapping[str, Any], now: float, away_s: float) -> None:
+        """Go on where `memory` stood, `away_s` seconds later."""
+        limits = self.policy.breaker
+        for name, hold in kept.get("holds", {}).items():
+            breaker = Breaker(limits.open_s, limits.max_open_s)
+            breaker.recall(hold, now, away_s)
+            self.queue.recall_hold(name, breaker)
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -318,6 +385,7 @@ class Lane:
         control = domain.control_due is not None and domain.control_due <= at
         if control:
             self.queue.drop_control(domain)
+            domain.control_asked = True
         items = self.queue.take(domain, 0 if control else size)
         tokens = 1 if control else len(items)
         domain.in_flight += 1
@@ -333,18 +401,19 @@ class Lane:
         visit.refusals += batch.tokens
         visit.touched.add(batch.domain.name)
 
-    def _hold(self, domain: Domain, reason: Reason, reach: Reach, now: float, jitter: float, *, answers: bool) -> None:
+    def _hold(self, domain: Domain, reason: Reason, reach: Reach, now: float, jitter: float, at_least_s: float) -> None:
         hold = domain.hold
         if reach is Reach.DOMAIN:
             if hold is None:
                 hold = Breaker(self.policy.breaker.open_s, self.policy.breaker.max_open_s)
                 self.queue.hold(domain, hold)
-            hold.open(now, reason.code, jitter)
+            self.unsaved |= hold.open(now, reason.code, jitter, at_least_s=at_least_s) or bool(at_least_s)
         elif hold is not None and hold.state is BreakerState.HALF_OPEN:
-            if answers:
+            if answers(reason):
                 domain.hold = None
             else:
-                hold.open(now, reason.code, jitter)
+                hold.open(now, reason.code, jitter, at_least_s=at_least_s)
+            self.unsaved = True
         self.queue.offer(domain, now)
 
     def _refused_by(self, name: str) -> bool:
@@ -363,7 +432,7 @@ class Lane:
                 break
         self._refusing.append((name, refused))
 
-    def _start_positive(self, now: float) -> Visit | None:
+    def _start_positive(self, now: float, *, trial: bool) -> Visit | None:
         domain = self.queue.domains.get(self.brake.most_refused)
         if domain is None:
             self.brake.release()
@@ -374,8 +443,9 @@ class Lane:
         trials = self._open(now)
         batch = Batch(domain, [], now, positive=True)
         return Visit(
-            self, domain.site, batch, now, self.caps, half_open=bool(trials), trials=trials, touched={domain.name}
-        )
+            self, domain.site, batch, now, self.caps, half_open=trial or bool(trials), trials=trials, trial=trial,
+            touched={domain.name},
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Lane {self.key} {self.queue.waiting} waiting, {self.open_sessions} open, {self.breaker.state}>"

@@ -6,12 +6,13 @@
    of it in peace, and is halved for a day by a reply that blames our source, at most once an hour.
 3. Warm-up counts recipients that were asked, whatever the answer, in a sliding day.
 4. Pace and budget are plain data (`memory`, `recall`), so that a restart goes on where the last run stood.
+5. A range may change under them (`adopt`). What they learnt outlasts a narrower range, and counts again after it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.core.bucket import SlidingCount, Spending, TokenBucket
 from engine.core.grammar import Range
@@ -27,7 +28,7 @@ FROZEN_S = DAY_S
 class Pace:
     """The adaptive rate of a bucket, in starts a second."""
 
-    __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_range", "rate_per_s")
+    __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_own", "_range")
 
     def __init__(self, rates: Range, limits: PaceRange, bucket: TokenBucket) -> None:
         self._range = rates
@@ -35,7 +36,20 @@ class Pace:
         self._bucket = bucket
         self._cut_at = float("-inf")
         self._changed_at = float("-inf")
-        self.rate_per_s = rates.start.per_s
+        self._own: float | None = None  # the rate that experience made; None: the range's start
+
+    @property
+    def rate_per_s(self) -> float:
+        """The rate now, inside the range."""
+        own = self._range.start.per_s if self._own is None else self._own
+        return min(self._range.ceiling.per_s, own)
+
+    def adopt(self, rates: Range, limits: PaceRange, burst: int, now: float) -> None:
+        """Another range and burst from now on; peace under the old range earns no step in the new one."""
+        self._range, self._limits = rates, limits
+        if self._changed_at > float("-inf"):
+            self._changed_at = now
+        self._bucket.set_rate(self.rate_per_s, now, burst)
 
     def cut(self, now: float) -> bool:
         """A complaint of our rate: slow down, at most once in CUT_GAP_S; True when it did."""
@@ -43,7 +57,7 @@ class Pace:
         if now - self._cut_at < CUT_GAP_S:
             return False
         self._cut_at = self._changed_at = now
-        self._set(max(min(self._limits.floor.per_s, self.rate_per_s), self.rate_per_s * self._limits.cut))
+        self._set(max(min(self._limits.floor.per_s, self.rate_per_s), self.rate_per_s * self._limits.cut), now)
         return True
 
     def recover(self, now: float) -> None:
@@ -56,23 +70,31 @@ class Pace:
         steps = int((now - self._changed_at) // self._limits.every_s)
         if steps > 0:
             self._changed_at += steps * self._limits.every_s
-            self._set(min(ceiling, self.rate_per_s + steps * self._limits.step.per_s))
+            self._set(min(ceiling, self.rate_per_s + steps * self._limits.step.per_s), now)
 
     def memory(self, now: float) -> dict[str, float]:
-        """What to keep: the rate, and how long ago it changed and was cut (seconds)."""
+        """What to keep: the rate, and how long ago it changed and was cut (seconds); empty before the first change."""
         self.recover(now)
-        return {"rate": self.rate_per_s, "changed": now - self._changed_at, "cut": now - self._cut_at}
+        if self._own is None:
+            return {}
+        kept = {"rate": self._own}
+        for name, at in (("changed", self._changed_at), ("cut", self._cut_at)):
+            if at != float("-inf"):
+                kept[name] = now - at
+        return kept
 
-    def recall(self, kept: dict[str, float], now: float, away_s: float) -> None:
+    def recall(self, kept: Mapping[str, float], now: float, away_s: float) -> None:
         """Go on where `memory` stood, `away_s` seconds later; inside today's range."""
-        self._cut_at = now - away_s - kept["cut"]
-        self._changed_at = now - away_s - kept["changed"]
-        self._set(min(self._range.ceiling.per_s, max(min(self._limits.floor.per_s, kept["rate"]), kept["rate"])))
+        if not kept:
+            return
+        self._cut_at = now - away_s - kept["cut"] if "cut" in kept else float("-inf")
+        self._changed_at = now - away_s - kept.get("changed", 0.0)
+        self._set(kept["rate"], now)
         self.recover(now)
 
-    def _set(self, rate_per_s: float) -> None:
-        self.rate_per_s = rate_per_s
-        self._bucket.set_rate(rate_per_s)
+    def _set(self, rate_per_s: float, now: float) -> None:
+        self._own = rate_per_s
+        self._bucket.set_rate(self.rate_per_s, now)
 
     def __repr__(self) -> str:
         return f"<Pace {60 * self.rate_per_s:g}/min of {60 * self._range.ceiling.per_s:g}>"
@@ -81,11 +103,12 @@ class Pace:
 class RefusalBudget:
     """How many unknown recipients may be refused in a window: a sliding count that adapts."""
 
-    __slots__ = ("_ceiling", "_count", "_frozen_until", "_halved_at", "_hour_began", "_hour_spent")
+    __slots__ = ("_count", "_frozen_until", "_halved_at", "_hour_began", "_hour_spent", "_own", "_range")
 
     def __init__(self, rates: Range) -> None:
+        self._range = rates
         self._count = SlidingCount(rates.start.count, rates.start.period_s)
-        self._ceiling = max(1, round(rates.ceiling.per_s * rates.start.period_s))
+        self._own: int | None = None  # the limit that experience made; None: the range's start
         self._halved_at = float("-inf")
         self._frozen_until = float("-inf")
         self._hour_began: float | None = None
@@ -100,6 +123,14 @@ class RefusalBudget:
     def window_s(self) -> float:
         """The window's length."""
         return self._count.window_s
+
+    def adopt(self, rates: Range) -> None:
+        """Another range from now on. What was spent stays; of a longer window the caller brings the older part."""
+        if self._own is not None:
+            self._own = max(1, round(self._own * rates.start.period_s / self._count.window_s))
+        self._range = rates
+        self._count.window_s = rates.start.period_s
+        self._set(self._own)
 
     def used_ratio(self, now: float) -> float:
         """How much of the budget is spent, 0 to 1."""
@@ -133,18 +164,25 @@ class RefusalBudget:
             return False
         self._halved_at = now
         self._frozen_until = now + FROZEN_S
-        self._count.limit = max(1, (self._count.limit + 1) // 2)
+        self._set(max(1, (self._count.limit + 1) // 2))
         return True
 
     def memory(self, now: float) -> dict[str, float]:
-        """What to keep beside the spendings themselves."""
-        return {"limit": self._count.limit, "halved": now - self._halved_at, "frozen": self._frozen_until - now}
+        """What to keep beside the spendings themselves; empty before the first change."""
+        if self._own is None:
+            return {}
+        if self._halved_at == float("-inf"):
+            return {"limit": self._own}
+        return {"limit": self._own, "halved": now - self._halved_at, "frozen": self._frozen_until - now}
 
-    def recall(self, kept: dict[str, float], now: float, away_s: float) -> None:
+    def recall(self, kept: Mapping[str, float], now: float, away_s: float) -> None:
         """Go on where `memory` stood, `away_s` seconds later; never above today's ceiling."""
-        self._count.limit = max(1, min(self._ceiling, int(kept["limit"])))
-        self._halved_at = now - away_s - kept["halved"]
-        self._frozen_until = now - away_s + kept["frozen"]
+        if not kept:
+            return
+        self._set(max(1, int(kept["limit"])))
+        if "halved" in kept:
+            self._halved_at = now - away_s - kept["halved"]
+            self._frozen_until = now + min(FROZEN_S, kept["frozen"] - away_s)
 
     def _adapt(self, now: float) -> None:
         """After an hour in which half was spent and nobody blamed us: up by a tenth of the ceiling."""
@@ -155,8 +193,16 @@ class RefusalBudget:
         allowed = self._count.limit * max(1.0, HOUR_S / self._count.window_s)
         earned = self._hour_spent * 2 >= allowed and now >= self._frozen_until
         if earned and self._count.limit < self._ceiling:
-            self._count.limit = min(self._ceiling, self._count.limit + max(1, self._ceiling // 10))
+            self._set(min(self._ceiling, self._count.limit + max(1, self._ceiling // 10)))
         self._hour_began, self._hour_spent = now, 0
+
+    @property
+    def _ceiling(self) -> int:
+        return max(1, round(self._range.ceiling.per_s * self._range.start.period_s))
+
+    def _set(self, own: int | None) -> None:
+        self._own = own
+        self._count.limit = min(self._ceiling, self._range.start.count if own is None else own)
 
     def __repr__(self) -> str:
         return f"<RefusalBudget {self._count.limit} of {self._ceiling} in {self._count.window_s:g} s>"

@@ -11,9 +11,12 @@ import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from engine.core.breaker import Breaker
 from engine.core.control import ControlAnswer
+
+RECHECK_AT = 100  # acceptances in a row at a domain that is known to refuse; doubled each time that it still does
 
 
 @dataclass(slots=True)
@@ -45,7 +48,11 @@ class Domain:
     control_due: float | None = None  # accepted addresses wait for a control from this moment on
     control_steps: int = 0
     control_number: int = 0
+    control_asked: bool = False  # it is in flight; nobody else asks it
     busy: bool = False  # first contact: one session asks, until the control question is settled
+    accepted_in_a_row: int = 0  # since somebody was refused as unknown, or a control was
+    recheck_at: int = RECHECK_AT  # so many of them, and the control question is asked again
+    refused_before: bool = False  # its control question is open though a fact said that it refuses: the tripwire
     hold: Breaker | None = None  # a refusal of reach `domain` holds this domain only
     ready_since: float = 0.0  # its turn has been due from here on
 
@@ -53,6 +60,21 @@ class Domain:
     def settled(self) -> bool:
         """Whether its control question is answered for now."""
         return self.control is not ControlAnswer.UNKNOWN
+
+    def heard(self, accepted: int, others: int) -> None:
+        """Answers to listed addresses: after so many acceptances in a row a refusing domain is asked once more."""
+        self.accepted_in_a_row = 0 if others else self.accepted_in_a_row + accepted
+        if self.control is ControlAnswer.REFUSES and self.accepted_in_a_row >= self.recheck_at:
+            self.control = ControlAnswer.UNKNOWN
+            self.refused_before = True
+
+    def learnt(self, answer: ControlAnswer) -> bool:
+        """Its control question is answered; True: it accepts whom it refused before (the tripwire)."""
+        trips = self.refused_before and answer is ControlAnswer.ACCEPTS
+        if self.refused_before and answer is ControlAnswer.REFUSES:
+            self.recheck_at *= 2
+        self.control, self.refused_before, self.accepted_in_a_row = answer, False, 0
+        return trips
 
     def asks(self, now: float) -> bool:
         """Whether it has something to ask at `now`."""
@@ -72,6 +94,7 @@ class Queue:
         self.domains: dict[str, Domain] = {}
         self.waiting = 0  # addresses, those for later included
         self._held: set[str] = set()
+        self._holds_to_come: dict[str, Breaker] = {}  # of domains that an earlier run held, and this one has not met
         self._controls = 0  # control questions that wait
         self._ready: OrderedDict[str, None] = OrderedDict()
         self._ready_at: dict[str, OrderedDict[str, None]] = {}  # the same by site
@@ -83,6 +106,8 @@ class Queue:
         known = self.domains.get(name)
         if known is None:
             known = self.domains[name] = Domain(name, domain_id, site)
+            if self._holds_to_come and (breaker := self._holds_to_come.pop(name, None)) is not None:
+                self.hold(known, breaker)
         return known
 
     def add(self, item: Item, now: float, at: float = 0.0, *, first: bool = False) -> None:
@@ -187,6 +212,18 @@ class Queue:
         """A domain refuses us: from now on its breaker decides when it may be asked."""
         domain.hold = breaker
         self._held.add(domain.name)
+
+    def recall_hold(self, name: str, breaker: Breaker) -> None:
+        """A domain that an earlier run held is held again, as soon as it is met."""
+        known = self.domains.get(name)
+        if known is None:
+            self._holds_to_come[name] = breaker
+        else:
+            self.hold(known, breaker)
+
+    def holds_to_come(self, now: float) -> dict[str, dict[str, Any]]:
+        """The memory of holds whose domains were not met."""
+        return {name: breaker.memory(now) for name, breaker in self._holds_to_come.items()}
 
     def forget(self, domain: Domain) -> None:
         """Let a quiet domain's record go."""

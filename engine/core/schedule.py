@@ -5,20 +5,22 @@
 2. A cap that lacks something for the lane at its head has one entry in the heap, at the moment at which it has it.
 3. A lane waits for the innermost cap that lacks something, in the order in which lanes first wanted to start. It
    stands in the lines of all caps from its own up to that one: those that it has passed wait with it.
-4. No lane waits because of another, but for the caps that they share; a decision costs O(log lanes).
-5. It decides; `flow` spawns, sleeps and dials.
+4. Who is passed over by the caller stands in nobody's way: it leaves its lines, and comes back with its old ticket.
+5. No lane waits because of another, but for the caps that they share; a decision costs O(log lanes).
+6. It decides; `flow` spawns, sleeps and dials.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
 from engine.core.cap import Cap
 from engine.core.lane import Lane, Visit
 
+LOOK_AHEAD = 100  # ready lanes that are looked at for one that is admitted
 _AHEAD = 1 << 60  # a positive control stands before everybody who waits
 
 
@@ -54,28 +56,26 @@ class Schedule:
         for cap in dict.fromkeys((*lane.caps, *caps)):
             self._place(cap, now)
 
-    def next(self, now: float) -> Visit | Wait:
-        """Start the visit whose turn it is, or say how long to wait."""
-        while self._heap:
-            due, ticket, who = self._heap[0]
-            if self._entry.get(who) != (due, ticket):
-                heapq.heappop(self._heap)
-                continue
-            if due > now:
-                return Wait(due)
-            heapq.heappop(self._heap)
-            del self._entry[who]
-            lane = who if isinstance(who, Lane) else self.lanes.get(who.line.first)
-            if lane is None:
-                continue
-            visit = lane.start(now) if self._may_start(lane, now) else None
-            if visit is not None:
-                self._leave(lane, lane.caps)
-                del self._ticket[lane.key]
-            self.touch(lane, now, () if isinstance(who, Lane) else (who,))
-            if visit is not None:
-                return visit
-        return Wait(None)
+    def next(self, now: float, *, admits: Callable[[Lane], bool] | None = None, trial: bool = False) -> Visit | Wait:
+        """Start the visit whose turn it is, or say how long to wait.
+
+        `admits` passes over ready lanes, LOOK_AHEAD of them at most; `trial` starts the identity's half-open session.
+        """
+        passed: list[Lane] = []
+        try:
+            return self._next(now, admits, passed, trial=trial)
+        finally:
+            for lane in passed:
+                self._put(lane, now)
+
+    def start(self, lane: Lane, now: float, *, trial: bool = False) -> Visit | None:
+        """Start a visit of this lane, whoever else waits; nothing where its limits don't let it."""
+        visit = lane.start(now, trial=trial)
+        if visit is not None:
+            self._ticket.pop(lane.key, None)
+            self._leave(lane, lane.caps)
+            self.touch(lane, now)
+        return visit
 
     def divert(self, visit: Visit, caps: tuple[Cap, ...], now: float) -> bool:
         """`Lane.divert`; what the visit leaves may serve others now."""
@@ -101,6 +101,35 @@ class Schedule:
             self._entry.pop(lane.own, None)
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _next(
+        self, now: float, admits: Callable[[Lane], bool] | None, passed: list[Lane], *, trial: bool
+    ) -> Visit | Wait:
+        while self._heap and len(passed) < LOOK_AHEAD:
+            due, ticket, who = self._heap[0]
+            if self._entry.get(who) != (due, ticket):
+                heapq.heappop(self._heap)
+                continue
+            if due > now:
+                return Wait(due)
+            heapq.heappop(self._heap)
+            del self._entry[who]
+            lane = who if isinstance(who, Lane) else self.lanes.get(who.line.first)
+            if lane is None:
+                continue
+            if admits is not None and not admits(lane):
+                passed.append(lane)
+                self._waits_for.pop(lane.key, None)
+                self._stir(self._leave(lane, lane.caps), now)
+                continue
+            visit = lane.start(now, trial=trial) if self._may_start(lane, now) else None
+            if visit is not None:
+                self._leave(lane, lane.caps)
+                del self._ticket[lane.key]
+            self.touch(lane, now, () if isinstance(who, Lane) else (who,))
+            if visit is not None:
+                return visit
+        return Wait(None)
 
     def _may_start(self, lane: Lane, now: float) -> bool:
         """Whether it starts now; else it waits in the heap for its moment, in a line for its grant, or for an event."""

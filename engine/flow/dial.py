@@ -1,32 +1,37 @@
 """Whom a visit dials: the hosts of a site in order, and when the next one may be tried.
 
-1. At most 3 hosts, 2 addresses each.
+1. At most 3 hosts, 2 addresses each, and none whose caps grant nothing now.
 2. The next is tried only when one could not be reached, or said 4yz of its own state. Any reply that blames us, at
    any stage, ends the attempt for the whole site.
-3. A host of another provider, or at another address, is dialled only where the caps over it grant that now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import gevent
+
 from engine.core.brake import IdentityBrake
+from engine.core.caps import MAX_ADDRESSES, MAX_HOSTS
 from engine.core.identity import Identity, Job
-from engine.core.lane import Visit
+from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet, ReplyRow
+from engine.core.queue import Domain
 from engine.core.reasons import Fault, Reach, Stage
+from engine.flow.guard import Guard
 from engine.flow.judged import Judged, judge_ended
+from engine.flow.memory import Memory
 from engine.metrics import Metrics
 from engine.net.session import Endpoint, Session, SessionEnded
 from engine.store.audit import AuditRow
-from engine.store.journal import Journal, Outcome
+from engine.store.job_tables import Outcome
+from engine.store.journal import Journal
 from engine.store.state import State
 from engine.store.writer import Ticket
 
-MAX_HOSTS = 3
-MAX_ADDRESSES = 2
 _OWN_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
 
 
@@ -46,12 +51,14 @@ class Desk:
     stamp: Callable[[], str]  # RFC 3339, UTC
     jitter: Callable[[], float]
     metrics: Metrics
+    guard: Guard
+    memory: Memory
+    admit: Callable[[Visit, str, str], bool]  # whether a visit may dial this host at this address
     transcript: Callable[[str, str, float], None] | None = None
     one_attempt: bool = False  # `check` asks once and says what a run would do next
     draining: bool = False  # nothing more is asked; sessions say QUIT
     brake: IdentityBrake = field(default_factory=IdentityBrake)
     failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
-    admit: Callable[[Visit, str, str], bool] = lambda visit, host, ip: True  # may the visit go on to this address
     suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
 
     def count(self, policy: Policy, one: Judged) -> None:
@@ -61,6 +68,19 @@ class Desk:
             policy.name, self.identity.name, one.answer.stage, reply.code if reply else None, one.reason,
             refusal=one.refusal,
         )  # fmt: skip
+
+    def stops(self, visit: Visit) -> bool:
+        """Whether this visit may ask nothing more: the run ends, or the identity is refused."""
+        return self.draining or self.guard.stops(visit)
+
+    def observe(self, visit: Visit, line: Line, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
+        """One observation a reply: lane, identity and what the next run must know learn of it at once."""
+        lane = visit.lane
+        source = lane.observe(
+            domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s, caps=visit.caps
+        )
+        self.memory.note(lane, visit.caps)
+        self.guard.replied(visit, line, one, source=source)
 
     def distrust(self) -> None:
         """Unbacked refusals prove nothing any more, wherever they come from; a resume remembers it."""
@@ -116,18 +136,26 @@ class Line:
 
 
 def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Line:
-    """Open a session at the first host that lets us in. `eai` puts hosts known to lack SMTPUTF8 last."""
+    """Open a session at the first host that lets us in. `eai` puts hosts known to lack SMTPUTF8 last.
+
+    A line without session and failure: nothing was dialled, because the run stops or no cap grants it now.
+    """
     policy = visit.lane.policy
-    endpoints = site.endpoints(desk.port)
+    identity = desk.identity  # it asks from addresses that it has stated, and from no other
+    endpoints = [
+        each for each in site.endpoints(desk.port) if (identity.public_v6 if ":" in each.ip else identity.public_v4)
+    ]
     if eai:
         endpoints.sort(key=lambda endpoint: endpoint.host in site.without_utf8)
-    line = Line()
+    line, dialled = Line(), not endpoints
     for endpoint in endpoints:
-        if desk.draining:
+        if desk.stops(visit):
+            line.failure = None  # nobody knows what the next host would have said
             return line
         if not desk.admit(visit, endpoint.host, endpoint.ip):
             continue
         claimed = desk.policies.claiming(endpoint.host)
+        dialled = True
         line.rows = (claimed or policy).replies
         line.endpoint = endpoint
         session = Session(endpoint, desk.identity, policy.timeouts, policy.tls, transcript=desk.transcript)
@@ -136,14 +164,41 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
         except SessionEnded as ended:
             line.failure = judge_ended(ended, line.rows)
             desk.count(policy, line.failure)
+            desk.guard.dialled(visit, site, connected=bool(session.source_ip), reason=line.failure.reason.code)
             if not _next_may_try(line.failure):
                 return line
         else:
+            desk.guard.dialled(visit, site, connected=True)
             line.session, line.failure = session, None
             return line
-    if line.failure is None:
-        line.failure = judge_ended(SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address to dial"), ())
+    if line.failure is None and dialled:
+        line.failure = judge_ended(
+            SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address that we can dial"), ()
+        )
     return line
+
+
+def reach(desk: Desk, lane: Lane, site: SiteHosts) -> bool:
+    """Whether a site can still be connected to: one connection within its lane's limits, that says QUIT at once."""
+    while until := lane.greet(desk.clock()):
+        gevent.sleep(until - desk.clock())
+        if desk.draining:
+            return True
+    if until is None:  # sessions there are open, or it refuses us: it proves nothing
+        return True
+    try:
+        for endpoint in site.endpoints(desk.port)[:MAX_ADDRESSES]:
+            session = Session(
+                endpoint, desk.identity, lane.policy.timeouts, lane.policy.tls, transcript=desk.transcript
+            )
+            with suppress(SessionEnded):
+                session.open()
+            session.quit()
+            if session.source_ip:
+                return True
+    finally:
+        lane.part()
+    return False
 
 
 def _next_may_try(failure: Judged) -> bool:

@@ -22,7 +22,8 @@ from engine.core.identity import Consent, Identity, Job
 from engine.core.reasons import Stage
 from engine.core.result import CatchAll, Result
 from engine.flow.intake import Intake, IntakeRow
-from engine.store.journal import DISPOSABLE, FREE, ROLE, SETTLED, TAGGED, Journal, NewRow
+from engine.store.job_tables import DISPOSABLE, FREE, ROLE, SETTLED, TAGGED, NewRow
+from engine.store.journal import Journal
 from engine.store.writer import Writer
 
 CHUNK = 2000  # rows a transaction of intake
@@ -193,12 +194,11 @@ def new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
     )  # fmt: skip
 
 
-def result_of(row: dict[str, Any]) -> Result:
-    """A journal row as its Result."""
+def result_of(row: dict[str, Any], open_as: str = "cancelled") -> Result:
+    """A journal row as its Result; one that is not settled is no verdict, and gets the reason `open_as`."""
     bits = row["flags"]
     parsed = row["domain"] is not None
-    # What is not settled is no verdict: who reads a run that was stopped sees so.
-    reason = row["reason"] if row["state"] >= SETTLED else "cancelled"
+    reason = row["reason"] if row["state"] >= SETTLED else open_as
     return Result.of(
         reason, address=row["row_text"], normalized=row["key"] if parsed else "", detail=row["detail"],
         stage=Stage(row["stage"]), probed=bool(row["probed"]), provider=row["provider"], mx_host=row["mx_host"],

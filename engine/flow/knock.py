@@ -10,7 +10,7 @@ from engine.flow.evidence import audit_row, columns
 from engine.flow.judged import Judged
 from engine.flow.survey import ALIVE
 from engine.net.session import Answer
-from engine.store.journal import SETTLED
+from engine.store.job_tables import SETTLED
 
 ALIVE_S = 86_400.0  # a site that let us in is not dialled again for a day
 
@@ -24,14 +24,14 @@ def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
         if line.session is not None:
             line.session.quit()
         now, wall = desk.clock(), desk.wall()
-        lane.settle(visit, visit.first, 0, now, asked=False)
-        if line.session is None and line.failure is None:  # the run stops
+        lane.settle(visit, visit.first, 0, now)
+        if line.session is None and line.failure is None:  # the run stops, or no cap grants it
             lane.queue.add(item, now)
             return
         item.attempts += 1
         item.first_at = wall if item.first_at is None else item.first_at
         found = line.failure or _let_in(line)
-        lane.observe(visit.first.domain, found.reason, found.reach, now, desk.jitter(), first=False, caps=visit.caps)
+        desk.observe(visit, line, visit.first.domain, found, now, first=False)
         if line.failure is None:
             desk.state.learn(site.key, ALIVE, wall + ALIVE_S, wall)
         move = next_move(

@@ -2,7 +2,8 @@
 
 1. An order is a row of the identity state, with who gave it and why; the holder looks once a second, obeys, audits,
    answers. Two processes never probe under one identity.
-2. A check that is ordered is asked ahead of the queues and within the same limits; it never adds a row to the output.
+2. A limit of a lane is a standing order: see `flow.lane_limits`. It is looked for at the same moments.
+3. A check that is ordered is asked ahead of the queues and within the same limits; it never adds a row to the output.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import gevent
 from gevent.pool import Group
 
 from engine.core.address import BadAddress, parse
-from engine.core.identity import Identity, Mode
+from engine.core.identity import Consent, Identity, Mode
 from engine.flow.intake import IntakeRow
 from engine.flow.job import Suppression, WrongUse, new_row, result_of
+from engine.flow.lane_limits import LaneLimits
 from engine.flow.run import Run
 from engine.store.audit import AuditRow
-from engine.store.journal import PROVISIONAL
+from engine.store.job_tables import PROVISIONAL, SETTLED, WAITING
 from engine.store.state import Order, State
 
 LOOK_EVERY_S = 1.0
@@ -32,8 +34,9 @@ MAX_CHECKED = 10
 class OrderDesk:
     """The holder's side: looks for orders of one run's identity and answers them."""
 
-    def __init__(self, run: Run, identity: Identity, suppression: Suppression) -> None:
+    def __init__(self, run: Run, identity: Identity, suppression: Suppression, limits: LaneLimits) -> None:
         self._run = run
+        self._limits = limits
         self._identity = identity
         self._suppression = suppression
         self._at_work = Group()
@@ -45,6 +48,7 @@ class OrderDesk:
             for order in self._run.state.take_orders(self._identity.key, time.time(), again=again):
                 self._at_work.spawn(self._obey, order)
             again = False
+            self._limits.look()
             gevent.sleep(LOOK_EVERY_S)
 
     def close(self) -> None:
@@ -65,6 +69,9 @@ class OrderDesk:
         run, texts = self._run, list(order.arguments.get("addresses", ()))[:MAX_CHECKED]
         if order.arguments.get("mode") != run.job.mode.value:
             return {"error": f"the job that holds this identity runs in mode {run.job.mode}; check in that mode"}
+        consent = run.job.consent.reference if run.job.consent else ""
+        if run.job.mode is Mode.ENHANCED and order.arguments.get("consent") != consent:
+            return {"error": f"its job runs under the consent {consent}; check under that one, or when it has ended"}
         rows = [
             new_row(IntakeRow(-(order.id * MAX_CHECKED + place) - 1, (), text), self._suppression)
             for place, text in enumerate(texts)
@@ -81,22 +88,31 @@ class OrderDesk:
         return {"results": [self._answered(row.key, deadline) for row in rows]}
 
     def _answered(self, key: str, deadline: float) -> dict[str, Any]:
+        """The verdict; what waits for another attempt answers with the reason of this one."""
         while True:
             row = self._run.journal.row_of(key)
             assert row is not None
-            if row["state"] >= PROVISIONAL or row["attempts"] or time.monotonic() > deadline:
-                return asdict(result_of(row)) if row["reason"] else {"address": key, "error": "no answer in time"}
+            waits = row["state"] == WAITING and row["attempts"]
+            waits = waits or (row["state"] == PROVISIONAL and row["reason"] == "rcpt_rejected")  # to the job's end
+            if row["state"] >= SETTLED or waits or time.monotonic() > deadline:
+                if not row["reason"]:
+                    return {"address": key, "error": "no answer in time"}
+                return asdict(result_of(row, _PROVISIONAL.get(row["reason"], row["reason"])))
             gevent.sleep(LOOK_EVERY_S / 4)
 
 
+# What a provisional verdict is worth while its evidence is not in.
+_PROVISIONAL = {"rcpt_ok": "accepted_unconfirmed", "rcpt_rejected": "refusals_suspect"}
+
+
 def order_check(
-    state: State, identity: Identity, mode: Mode, addresses: Sequence[str], by: str
+    state: State, identity: Identity, mode: Mode, consent: Consent | None, addresses: Sequence[str], by: str
 ) -> list[dict[str, Any]]:
     """The other side: have the engine that holds the identity check addresses, and wait for its answer."""
     for text in addresses:
         if isinstance(parse(text), BadAddress):
             raise WrongUse(f"{text} is no address; check it without --mode to see why.")
-    arguments = {"addresses": list(addresses), "mode": mode.value}
+    arguments = {"addresses": list(addresses), "mode": mode.value, "consent": consent.reference if consent else ""}
     until = time.time() + PATIENCE_S
     order_id = state.place_order(
         identity.key, "check", arguments, by=by, why="engine check", at=time.time(), until=until

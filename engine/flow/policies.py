@@ -63,7 +63,7 @@ def read_layers(
 ) -> list[PolicyFile]:
     """All policy files, layer by layer, in the order of their names. What can't be read is a problem of its file."""
     found = []
-    for layer, directory in enumerate([shipped or shipped_dir(), *extra_dirs]):
+    for layer, directory in enumerate(map(Path, [shipped or shipped_dir(), *extra_dirs])):
         try:
             paths = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
         except OSError as error:

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import _socket
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -54,6 +56,18 @@ def preflight(identity: Identity, resolver: Resolver, *, allow_private: bool = F
         *_helo(identity, resolver),
         *_mail_from(identity, resolver),
     )
+
+
+def unbindable(identity: Identity) -> str:
+    """Why this identity can't connect from its bind address, or nothing: no risk that anybody could accept."""
+    for ip in filter(None, (identity.bind_v4, identity.bind_v6)):
+        family = _socket.AF_INET6 if ":" in ip else _socket.AF_INET
+        try:
+            with closing(_socket.socket(family, _socket.SOCK_STREAM)) as probe:
+                probe.bind((ip, 0))
+        except OSError as error:
+            return f"bind_address {ip} can't be used on this machine ({error.strerror}); give one of its own addresses."
+    return ""
 
 
 def _public(identity: Identity) -> list[str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from datetime import time as day_time
 
 import gevent
 from gevent.event import Event
@@ -20,15 +21,17 @@ from gevent.pool import Pool
 from engine.core.brake import SITES
 from engine.core.breaker import BreakerState
 from engine.core.cap import Cap
+from engine.core.caps import Caps
 from engine.core.identity import Identity, Job, Mode
 from engine.core.lane import Lane, Visit
-from engine.core.policy import PolicySet
+from engine.core.policy import Policy, PolicySet
 from engine.core.schedule import Schedule, Wait
-from engine.flow.caps import Caps
-from engine.flow.dial import Desk
+from engine.flow.dial import Desk, reach
+from engine.flow.guard import Guard, PortClosed
 from engine.flow.knock import knock
+from engine.flow.memory import Memory
 from engine.flow.supply import Supply
-from engine.flow.survey import Survey
+from engine.flow.survey import Survey, forbidden
 from engine.flow.visit import Call
 from engine.log import log
 from engine.metrics import LaneState, LaneView, Metrics
@@ -84,19 +87,35 @@ class Run:
         self.snapshot = Snapshot()
         self.schedule = Schedule()
         self._pool = Pool(settings.concurrency)
-        self._caps = Caps(settings.policies, settings.identity, state)
-        self._supply = Supply(journal, state, settings.policies, self._caps, self.schedule, job.mode)
         self._wake = Event()
         self._stopped = ""
         self._failed: Exception | None = None
         self._breakers: dict[str, BreakerState] = {}  # of each lane whose breaker has moved, as last told
+        self._doubting: gevent.Greenlet | None = None
+        began = time.time() - time.monotonic()
+        identity = settings.identity or Identity("none", "", "")
+
+        def wall() -> float:  # a wall clock that is set while the run lasts moves nothing
+            return began + time.monotonic()
+
+        def jitter() -> float:
+            return random.uniform(0, 0.1)
+
+        self._memory = Memory(state, identity.key, time.monotonic, wall)
+        self._caps = Caps(settings.policies, settings.identity, _warming_since(identity) - began)
+        self._supply = Supply(
+            journal, state, settings.policies, self._caps, self.schedule, job.mode, self._memory, time.monotonic, wall
+        )
+        self._guard = Guard(
+            self.schedule, self._supply.sites, self._memory, time.monotonic, jitter, self._doubt, self._wake.set,
+            self._caps.identity,
+        )  # fmt: skip
         self._desk = Desk(
-            job=job, identity=settings.identity or Identity("none", "", ""), policies=settings.policies,
+            job=job, identity=identity, policies=settings.policies,
             journal=journal, state=state, secret=state.secret(), port=settings.port, clock=time.monotonic,
-            wall=time.time, stamp=stamp, jitter=lambda: random.uniform(0, 0.1), metrics=metrics or Metrics(),
-            transcript=transcript, one_attempt=settings.one_attempt, failed=self.fail,
-            suspect=bool(journal.get("suspect")),
-            admit=lambda visit, host, ip: self._caps.admit(self.schedule, visit, host, ip),
+            wall=wall, stamp=stamp, jitter=jitter, metrics=metrics or Metrics(), guard=self._guard,
+            memory=self._memory, admit=self._admit, transcript=transcript, one_attempt=settings.one_attempt,
+            failed=self.fail, suspect=bool(journal.get("suspect")),
         )  # fmt: skip
 
     # --- phases -----------------------------------------------------------------------------------------------
@@ -114,9 +133,10 @@ class Run:
         self.snapshot.phase = "probing"
         for key, unbacked in self.journal.last_sites(SITES):
             self._desk.brake.answered(key, unbacked=unbacked)
-        deadline, ending = self._deadline()
+        limit, give_up_s = self._deadline(), self.settings.policies.default.retry.give_up_s
         while not self._stopped:
             now = time.monotonic()
+            deadline, ending = _earlier(limit, self._guard.ending(give_up_s))
             if deadline is not None and now >= deadline:
                 self.drain()
                 self.journal.end(ending, stamp()).wait()
@@ -124,7 +144,7 @@ class Run:
                 break
             self._supply.fill(now)
             self._wake.clear()
-            turn = self.schedule.next(now) if self._pool.free_count() else Wait(None)
+            turn = self._guard.next(now) if self._pool.free_count() else Wait(None)
             if isinstance(turn, Visit):
                 self._desk.metrics.lane_waited(turn.lane.policy.name, self._desk.identity.name, turn.waited_s)
                 self._note(turn.lane)
@@ -164,6 +184,16 @@ class Run:
         self._desk.draining = True
         self._wake.set()
 
+    def adopt(self, policies: PolicySet) -> int:
+        """Other policies from now on, for lanes at work too; says how many lanes they change. See `flow.reload`."""
+        self.settings = replace(self.settings, policies=policies)
+        self._desk.policies = policies
+        changed = self._supply.adopt(policies, time.monotonic())
+        for policy in (policies.default, *policies.policies):
+            self._refuse(policy)
+        self._wake.set()
+        return changed
+
     def ask_first(self, key: str) -> None:
         """Put an address of the journal ahead of the queues, within the same limits (an order's `check`)."""
         self._supply.ask_first(key, time.monotonic())
@@ -181,6 +211,8 @@ class Run:
         self.snapshot.paused = {
             lane.key: lane.breaker.cause for lane in self.schedule.lanes.values() if lane.breaker.cause
         }
+        if self._guard.breaker.stops:
+            self.snapshot.paused[self._desk.identity.name] = self._guard.breaker.breaker.cause
         return self.snapshot
 
     def lanes(self) -> Iterator[LaneView]:
@@ -211,21 +243,39 @@ class Run:
                 knock(self._desk, visit, site)
             else:
                 Call(self._desk, visit, site).run()
+            self._guard.ended(visit, time.monotonic())
+            if self._guard.egress.closed:
+                self.fail(PortClosed(self.settings.port))
             self._after(visit)
         except Exception as error:  # noqa: BLE001 - a fault of ours or of the disk ends the run, and nothing is lost
             self.fail(error)
 
+    def _admit(self, visit: Visit, host: str, ip: str) -> bool:
+        """Whether a visit may dial this address: all of its caps grant it, with what earlier runs knew of them."""
+        self._caps.reach(visit.lane, host, ip)
+        self._memory.restore(self._caps)
+        return self._caps.admit(self.schedule, visit, host, ip, time.monotonic())
+
     def _after(self, visit: Visit) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
         now, lane = time.monotonic(), visit.lane
+        self._refuse(lane.policy)
         self._supply.refill(lane, now)
         self._note(lane)
         self._give_up(lane, now)
         self.schedule.touch(lane, now, visit.caps)
-        self._caps.done(visit)
+        self._caps.done(visit, now)
         if self._supply.finished(lane):
             self._supply.retire(lane)
             self._breakers.pop(lane.key, None)
+
+    def _refuse(self, policy: Policy) -> None:
+        """What waits under a policy that has come to forbid RCPT gets its verdict, lanes with open sessions later."""
+        tags = self.settings.identity.pool_tags if self.settings.identity else frozenset()
+        refused = forbidden(policy, tags) if self.job.mode is Mode.ENHANCED else None
+        if refused is not None:
+            busy = self._supply.drop(policy.name, time.monotonic())
+            self.journal.settle_policy(policy.name, *refused, stamp(), busy).wait()
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """What stayed closed to us for the policy's give_up in one piece ends what waits there."""
@@ -271,6 +321,21 @@ class Run:
         tell = log.debug if breaker.state is BreakerState.HALF_OPEN else log.warning  # an attempt is no news
         tell("breaker_moved", to=breaker.state.value, **facts)
 
+    def _doubt(self) -> None:
+        """So many connects time out that the way out may be closed: ask those who answered last."""
+        if self._doubting is None or self._doubting.dead:
+            self._doubting = gevent.spawn(self._ask_witnesses)
+
+    def _ask_witnesses(self) -> None:
+        try:
+            before, witnesses = self._guard.connections, self._guard.witnesses()
+            reached = any(reach(self._desk, lane, site) for lane, site in witnesses)
+            if witnesses and not reached and self._guard.connections == before:
+                self._guard.closed()
+        except Exception as error:  # noqa: BLE001 - as in a session
+            self.fail(error)
+        self._wake.set()
+
     def _unstick(self) -> None:
         """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours."""
         for lane in list(self.schedule.lanes.values()):
@@ -284,8 +349,25 @@ class Run:
     def drain(self) -> None:
         """Let sessions in flight end by QUIT, for a while; the rest is cut."""
         self._desk.draining = True
+        if self._doubting is not None:
+            self._doubting.kill(timeout=1.0)
         self._pool.join(timeout=DRAIN_S)
         self._pool.kill(timeout=1.0)
+        self._memory.save(self.schedule.lanes.values(), self._caps)
+        self._memory.save_identity(self._guard.breaker)
+
+
+def _warming_since(identity: Identity) -> float:
+    """When the first day of an identity's warm-up began, in seconds since the epoch."""
+    since = identity.warmup.since if identity.warmup is not None else date(1970, 1, 1)
+    return datetime.combine(since, day_time(), UTC).timestamp()
+
+
+def _earlier(one: tuple[float | None, str], other: tuple[float | None, str]) -> tuple[float | None, str]:
+    """The ending that comes first; its moment is None where neither does."""
+    if one[0] is None or (other[0] is not None and other[0] < one[0]):
+        return other
+    return one
 
 
 def _state(lane: Lane, now: float) -> LaneState:

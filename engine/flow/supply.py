@@ -2,36 +2,51 @@
 
 1. The journal is read in bulk: one look for hundreds of sites, one for what the identity state knows of them.
 2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site; the rest stays in the journal.
+3. Other policies reach lanes that are at work in place; where thousands are, other greenlets get their turn between.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
+import gevent
+
+from engine.core.caps import Caps, Hosts
 from engine.core.control import ControlAnswer
 from engine.core.identity import Mode
 from engine.core.lane import Lane
-from engine.core.policy import PolicySet
+from engine.core.policy import Policy, PolicySet
 from engine.core.queue import Item
 from engine.core.schedule import Schedule
 from engine.core.verdict import plain_words
-from engine.flow.caps import Caps
 from engine.flow.dial import SiteHosts
+from engine.flow.memory import Memory
 from engine.flow.survey import unpack_hosts
-from engine.store.journal import WAITING, Journal, Load, Pending, Site
+from engine.store.job_tables import WAITING, Load, Pending, Site
+from engine.store.journal import Journal
 from engine.store.state import State
 
 IN_MEMORY = 50_000
 SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
 EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
+LANES_AT_ONCE = 500
 
 
 class Supply:
     """The lanes' source of work."""
 
     def __init__(
-        self, journal: Journal, state: State, policies: PolicySet, caps: Caps, schedule: Schedule, mode: Mode
+        self,
+        journal: Journal,
+        state: State,
+        policies: PolicySet,
+        caps: Caps,
+        schedule: Schedule,
+        mode: Mode,
+        memory: Memory,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self.sites: dict[str, SiteHosts] = {}
         self.look_at: float | None = 0.0  # when to look for room again; None when the journal holds no more sites
@@ -41,6 +56,9 @@ class Supply:
         self._caps = caps
         self._schedule = schedule
         self._mode = mode
+        self._memory = memory
+        self._clock = clock
+        self._wall = wall
         self._after = 0
         self._more: dict[str, dict[int, tuple[str, int]]] = {}  # lane -> site id -> (key, last address id in memory)
         self._lane_sites: dict[str, set[str]] = {}
@@ -87,7 +105,8 @@ class Supply:
             self.sites.pop(key, None)
         if lane.key in self._schedule.lanes:
             self._schedule.retire(lane)
-            self._caps.let_go(lane.caps)
+            self._caps.let_go(lane.caps, self._clock())
+            self._memory.forget(lane, self._caps)
 
     def forget_more(self, lane: Lane) -> None:
         """Its addresses were ended in the journal: nothing more of it is to be read."""
@@ -108,6 +127,40 @@ class Supply:
         lane.queue.add(item, now, first=True)
         self._schedule.touch(lane, now)
 
+    def adopt(self, policies: PolicySet, now: float) -> int:
+        """Other policies for the lanes there are and for those to come; says how many lanes they change."""
+        self._policies = policies
+        changed = 0
+        wider = dict(self._caps.adopt(policies, now))
+        known: dict[int, tuple[Policy, Policy | None]] = {}  # lanes share policies: each is compared once
+        for place, lane in enumerate(list(self._schedule.lanes.values()), 1):
+            if place % LANES_AT_ONCE == 0:
+                gevent.sleep(0)
+            old = lane.policy
+            if id(old) not in known:
+                policy = policies.named(old.name) or policies.default
+                known[id(old)] = (old, None if policy == old else policy)
+            new = known[id(old)][1]
+            if new is None or lane.key not in self._schedule.lanes:
+                continue
+            self._caps.rehang(lane, new, self._hosts(lane))
+            self._schedule.touch(lane, now)
+            changed += 1
+        self._memory.restore(self._caps)
+        if wider:
+            self._memory.spent(wider, wider)
+        return changed
+
+    def drop(self, policy: str, now: float) -> list[str]:
+        """Lanes of this policy have nothing to ask any more; says which of them still have sessions open."""
+        lanes = [lane for lane in self._schedule.lanes.values() if lane.policy.name == policy]
+        for lane in lanes:
+            for domain in list(lane.queue.domains.values()):
+                lane.queue.drop_domain(domain)
+            self.forget_more(lane)
+            self._schedule.touch(lane, now)
+        return [lane.key for lane in lanes if lane.open_sessions]
+
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _take_in(self, loads: list[Load], now: float) -> int:
@@ -120,6 +173,7 @@ class Supply:
                 met.update(self._meet(lane, load.site.key, load.pending))
                 for domain_id, name in [*load.unconfirmed, *(each[:2] for each in load.unbacked)]:
                     lane.queue.domain(name, domain_id, load.site.key)
+                met |= {name: (lane, load.site.key) for _, name in load.unconfirmed}
         self._know(new, met, now, lanes_are_new=True)
         for load in loads:
             lane = self._lane(load.site)
@@ -137,7 +191,10 @@ class Supply:
             return 1
         self._queue(lane, load.site.key, load.site.id, load.pending, now)
         for _, name in load.unconfirmed:
-            lane.queue.want_control(lane.queue.domains[name], now, now)
+            domain = lane.queue.domains[name]
+            domain.refused_before = domain.control is ControlAnswer.REFUSES  # the tripwire, if it now accepts
+            domain.control = ControlAnswer.UNKNOWN
+            lane.queue.want_control(domain, now, now)
         lane.brake.distrusts = lane.brake.distrusts or load.distrusted
         for _, name, code, text, local in load.unbacked:
             lane.brake.refused(name, plain_words(code, text, f"{local}@{name}"), now)
@@ -146,7 +203,7 @@ class Supply:
     def _queue(self, lane: Lane, key: str, site_id: int, pending: list[Pending], now: float) -> None:
         if len(pending) == SITE_SHARE:
             self._more.setdefault(lane.key, {})[site_id] = (key, pending[-1].id)
-        wall = time.time()
+        wall = self._wall()
         for one in pending:
             lane.queue.add(_item(one), now, now + max(0.0, one.next_at - wall) if one.next_at else 0.0)
 
@@ -160,6 +217,12 @@ class Supply:
             self._lane_sites.setdefault(site.lane, set()).add(site.key)
             self.sites[site.key] = SiteHosts(site.id, site.key, hosts)
         return lane
+
+    def _hosts(self, lane: Lane) -> Hosts:
+        """The hosts of a lane that has one site."""
+        for key in self._lane_sites.get(lane.key, ()):
+            return self.sites[key].hosts
+        return ()
 
     @staticmethod
     def _meet(lane: Lane, site_key: str, pending: list[Pending]) -> dict[str, tuple[Lane, str]]:
@@ -175,9 +238,9 @@ class Supply:
         self, lanes: dict[str, Lane], met: dict[str, tuple[Lane, str]], now: float, *, lanes_are_new: bool
     ) -> None:
         """What the identity state knows of these lanes' limits and these domains' control questions."""
-        wall = time.time()
-        self._caps.restore()
+        wall = self._wall()
         if lanes_are_new and lanes:
+            self._memory.restore(self._caps, lanes.values())
             for key, limits in self._state.learned(list(lanes)).items():
                 lanes[key].learn(
                     per_transaction=int(limits["per_transaction"]) if "per_transaction" in limits else None,

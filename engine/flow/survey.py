@@ -18,7 +18,8 @@ from engine.core.policy import Policy, PolicySet
 from engine.core.reasons import Stage
 from engine.core.route import MailHost, Route, site_key
 from engine.net.resolver import Resolver
-from engine.store.journal import Journal, Routed
+from engine.store.job_tables import Routed
+from engine.store.journal import Journal
 from engine.store.state import State
 
 IN_FLIGHT = 256  # domains resolved at a time
@@ -101,12 +102,8 @@ class Survey:
         return None
 
     def _unasked(self, policy: Policy, *, catch_all: bool) -> tuple[str, str, str] | None:
-        if policy.rcpt == "never":
-            return "provider_not_probed", "terms", "not_checked"
-        if policy.rcpt == "uninformative":
-            return "provider_unverifiable", "", "not_checked"
-        if policy.pools and not self.pool_tags.intersection(policy.pools):
-            return "provider_not_probed", "pool:" + ",".join(policy.pools), "not_checked"
+        if (refused := forbidden(policy, self.pool_tags)) is not None:
+            return *refused, "not_checked"
         if catch_all:
             return "catch_all", "known", "yes"
         return None
@@ -121,6 +118,17 @@ class Survey:
             }  # fmt: skip
         facts = state.facts([one.route.domain for one in found], now)
         return {name: fact.site for name, fact in facts.items() if fact.answer == ControlAnswer.ACCEPTS}
+
+
+def forbidden(policy: Policy, pool_tags: frozenset[str]) -> tuple[str, str] | None:
+    """Why RCPT is not asked under this policy by an identity with these tags: (reason, detail), or None: it may be."""
+    if policy.rcpt == "never":
+        return "provider_not_probed", "terms"
+    if policy.rcpt == "uninformative":
+        return "provider_unverifiable", ""
+    if policy.pools and not pool_tags.intersection(policy.pools):
+        return "provider_not_probed", "pool:" + ",".join(policy.pools)
+    return None
 
 
 def pack_hosts(hosts: Iterable[MailHost]) -> str:

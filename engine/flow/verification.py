@@ -36,9 +36,11 @@ from engine.flow.job import (
     results,
     take_in,
 )
+from engine.flow.lane_limits import LaneLimits
 from engine.flow.orders import OrderDesk
 from engine.flow.output import Layout, Stream, output_format, write_file
-from engine.flow.preflight import Check, preflight
+from engine.flow.preflight import Check, preflight, unbindable
+from engine.flow.reload import InForce, Reloader
 from engine.flow.run import Run, Settings, Snapshot, stamp
 from engine.metrics import Live, Metrics
 from engine.net.resolver import Resolver
@@ -78,6 +80,7 @@ class Request:
     deadline_s: float | None = None
     accepted_risk: str = ""  # why the operator goes on although preflight failed
     one_attempt: bool = False  # `check`: ask once
+    policy_dirs: tuple[Path, ...] | None = None  # over the shipped ones, to be watched; None: `policies` never change
     transcript: Callable[[str, str, float], None] | None = None
 
 
@@ -105,6 +108,10 @@ class Verification:
         self._journal: Journal | None = None
         self._stream: Stream | None = None
         self._broken: OSError | None = None
+        self.reloader: Reloader | None = None
+        if request.policy_dirs is not None:
+            self.reloader = Reloader(request.policy_dirs, request.policies.etag, self._reloaded)
+        self._in_force: InForce | None = None
 
     def __enter__(self) -> Verification:
         return self
@@ -146,12 +153,13 @@ class Verification:
                     request.journal, self._writer, job, goes_on=goes_on, output=request.output
                 )
                 self._journal, self.job = journal, job
+                journal.consent = job.consent.reference if job.consent else ""
                 journal.count_settled()
                 journal.audit(notes).wait()
                 if not sealed:
                     journal.clear_input()
                     take_in(request.intake, journal, request.suppression)
-                return self._go(job, journal, state, resolver)
+                return self._go(job, journal, state, resolver, goes_on=sealed)
             finally:
                 resolver.close()
 
@@ -160,6 +168,11 @@ class Verification:
         self._stopped = True
         if self._run is not None:
             self._run.stop()
+
+    def reload(self) -> None:
+        """Load the policy files anew (SIGHUP), where this verification was told their directories."""
+        if self.reloader is not None:
+            self.reloader.ask()
 
     def watch(self) -> Snapshot:
         """How far it is."""
@@ -194,7 +207,7 @@ class Verification:
         assert self._journal is not None, "run() comes first"
         return self._journal.counts()
 
-    def _go(self, job: Job, journal: Journal, state: State, resolver: Resolver) -> bool:
+    def _go(self, job: Job, journal: Journal, state: State, resolver: Resolver, *, goes_on: bool) -> bool:
         request = self.request
         settings = Settings(
             request.identity, request.policies, request.smtp_port, request.concurrency, request.connect,
@@ -207,14 +220,22 @@ class Verification:
         self.metrics.watch(lambda: Live(run.lanes(), identities, self._writer.lag_s))
         if self._stopped:
             run.stop()
+        self._in_force = in_force = InForce(request.policies, run.adopt)
+        if goes_on:  # what an earlier process routed may be forbidden by now
+            run.adopt(request.policies)
         over = Event()
         beside = [gevent.spawn(self._tell, journal, over), gevent.spawn(self._count, journal, over)]
-        desk = OrderDesk(run, request.identity, request.suppression) if request.identity and request.connect else None
-        clerk = gevent.spawn(desk.serve) if desk else None
+        watcher = gevent.spawn(self.reloader.serve) if self.reloader else None
+        desk = clerk = None
+        if request.identity and request.connect:
+            limits = LaneLimits(state, journal, request.identity, job.id, in_force.limit)
+            limits.look()  # those in force bind the first session too
+            desk = OrderDesk(run, request.identity, request.suppression, limits)
+            clerk = gevent.spawn(desk.serve)
         try:
             run.survey()
             if self._forecast is not None and not self._stopped:
-                self._forecast(outlook(journal, state, request.policies, job.mode, request.concurrency))
+                self._forecast(outlook(journal, state, run.settings.policies, job.mode, request.concurrency))
             done = not self._stopped and run.probe()
         except BaseException:  # sessions in flight end politely while the journal can still be written
             run.stop()
@@ -223,6 +244,8 @@ class Verification:
         finally:
             over.set()
             gevent.joinall(beside)
+            if watcher is not None:
+                watcher.kill()
             if desk is not None and clerk is not None:
                 clerk.kill()
                 desk.close()
@@ -234,7 +257,12 @@ class Verification:
     def _preflight(self, resolver: Resolver) -> list[AuditRow]:
         """An Enhanced run asks only from a source that is fit to be seen; what it goes on in spite of is audited."""
         request = self.request
-        if request.identity is None or not request.connect or request.mode is not Mode.ENHANCED:
+        if request.identity is None or not request.connect:
+            return []
+        unusable = unbindable(request.identity)
+        if unusable:
+            raise WrongUse(f"The identity {request.identity.name}: {unusable}")
+        if request.mode is not Mode.ENHANCED:
             return []
         findings = preflight(request.identity, resolver, allow_private=request.allow_private)
         failed = [finding.say for finding in findings if finding.outcome is Check.FAIL]
@@ -264,6 +292,15 @@ class Verification:
             raise Held(str(held)) from held
         except StoreError as error:
             raise WrongUse(str(error)) from error
+
+    def _reloaded(self, policies: PolicySet) -> None:
+        """A changed set: into force, and into the audit."""
+        assert self._in_force is not None and self._journal is not None, "the watcher runs while the run does"
+        before = self._in_force.policies.etag
+        lanes = self._in_force.load(policies)
+        note = f"policies reloaded: {before} -> {policies.etag}, {lanes} lanes changed"
+        key = self.request.identity.key if self.request.identity else ""
+        self._journal.audit([AuditRow(time.time(), "policy", identity=key, note=note)]).wait()
 
     def _tell(self, journal: Journal, over: Event) -> None:
         """Rows to a pipe as they settle; for a file, the part every 15 minutes. Ends between two writes."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import gevent
 
 from engine.core.brake import MANY_DOMAINS, Doubt
+from engine.core.caps import MAX_HOSTS
 from engine.core.control import ControlAnswer, control_local
 from engine.core.lane import Batch, Visit
 from engine.core.queue import Domain, Item
@@ -27,11 +28,11 @@ from engine.core.verdict import (
     is_listed_refusal,
     next_move,
 )
-from engine.flow.dial import MAX_HOSTS, Desk, Line, SiteHosts, dial
+from engine.flow.dial import Desk, Line, SiteHosts, dial
 from engine.flow.evidence import audit_row, columns
 from engine.flow.judged import Judged, judge
 from engine.net.session import Answer, Session
-from engine.store.journal import PROVISIONAL, SETTLED, WAITING, Outcome
+from engine.store.job_tables import PROVISIONAL, SETTLED, WAITING, Outcome
 from engine.store.state import Fact, Grant
 
 POSTMASTER = "postmaster"  # RFC 5321 section 4.5.1: every domain that takes mail has it
@@ -62,7 +63,7 @@ class Call:
                     self._not_opened(self.visit.first, self.line.failure)
                     batch = None
                 return
-            while batch is not None and session.alive and not self.desk.draining:
+            while batch is not None and session.alive and not self.desk.stops(self.visit):
                 batch = self._ask(session, batch)
             session.quit()
         finally:
@@ -100,7 +101,7 @@ class Call:
         wait_s = batch.start_at - self.desk.clock()
         if wait_s > 0:
             gevent.sleep(wait_s)
-        if self.desk.draining:
+        if self.desk.stops(self.visit):
             return batch
         smtputf8 = not "".join(recipients).isascii()
         if smtputf8 and not session.smtputf8:
@@ -122,7 +123,9 @@ class Call:
         granted = begun = None
         if batch.charges:
             wall, site = desk.wall(), self.visit.site
-            granted = desk.state.grant([Grant(charge.key, site, wall, batch.tokens) for charge in batch.charges])
+            granted = desk.state.grant(
+                [Grant(desk.memory.key(charge.key), site, wall, batch.tokens) for charge in batch.charges]
+            )
         if batch.control:
             begun = desk.state.begin_control(domain.name)
         if granted is not None:
@@ -146,6 +149,10 @@ class Call:
         if limited:
             self._learn_limit(len(judged), limited)
             self._leaves = True
+        vouched = domain.name in lane.policy.control.refuses_unknown_domains
+        accepted = sum(one.accepted for one in judged)
+        if not vouched:
+            domain.heard(accepted, sum(one.refusal for one in judged))
         outcomes, rows = [], []
         for item, one in zip(batch.items, judged, strict=True):
             item.attempts += 1
@@ -161,8 +168,8 @@ class Call:
         if not domain.settled and any(is_listed_refusal(one.reason, backed=one.backed) for one in judged):
             facts.append(self._settle_control(domain, ControlAnswer.REFUSES, "listed_refusal"))
         self._return(back, facts)
-        vouched = domain.name in lane.policy.control.refuses_unknown_domains
-        if any(one.accepted for one in judged) and not domain.settled and not vouched and domain.control_due is None:
+        asked = domain.control_due is not None or domain.control_asked
+        if accepted and not domain.settled and not vouched and not asked:
             return self._begin_control(session, domain, now)
         return self._next(session, judged, now)
 
@@ -231,11 +238,9 @@ class Call:
     # --- what answers do --------------------------------------------------------------------------------------
 
     def _observe(self, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
-        """One observation a reply: breaker, hold, pace and budget learn of it at once."""
+        """One observation a reply; only at RCPT it may be an address's first."""
         at_rcpt = one.answer.stage is Stage.RCPT
-        self.lane.observe(
-            domain, one.reason, one.reach, now, self.desk.jitter(), first=first and at_rcpt, caps=self.visit.caps
-        )
+        self.desk.observe(self.visit, self.line, domain, one, now, first=first and at_rcpt)
 
     def _brakes(self, domain: Domain, one: Judged, now: float) -> None:
         """The sanity brakes of lane and identity see each answer at RCPT."""
@@ -306,16 +311,34 @@ class Call:
     def _settle_control(self, domain: Domain, answer: ControlAnswer, basis: str) -> Fact:
         """The control question is answered: accepted addresses get their verdict, and a catch-all is asked no more."""
         desk, policy, queue = self.desk, self.lane.policy.control, self.lane.queue
-        domain.control = answer
         queue.drop_control(domain)
+        now = desk.wall()
+        if domain.learnt(answer):
+            return self._trip(domain, now)
         verdict = acceptance(answer, refuses_unknown=False)
         desk.journal.settle_accepted(domain.id, verdict.reason, verdict.catch_all.value)
         if answer is ControlAnswer.ACCEPTS:
             queue.drop_domain(domain)
             desk.journal.settle_unasked(domain.id, "catch_all", "known", "yes", desk.stamp())
         ttl_s = policy.inconclusive_ttl_s if answer is ControlAnswer.INCONCLUSIVE else policy.ttl_s
-        now = desk.wall()
         return Fact(domain.name, self.site.key, answer.value, basis, now, now + ttl_s)
+
+    def _trip(self, domain: Domain, now: float) -> Fact:
+        """A site that refused unknown recipients accepts one: nothing that it taught holds any more.
+
+        That the domain accepts is believed for as long as an inconclusive control: the site may say so to us alone.
+        """
+        desk, lane, site = self.desk, self.lane, self.site
+        desk.state.forget_facts(site=site.key)
+        desk.state.event("silent_accept", now, {"identity": desk.identity.key, "site": site.key, "domain": domain.name})
+        desk.journal.settle_unconfirmed(site.id)
+        for other in lane.queue.domains.values():
+            if other.site == site.key and other.control is ControlAnswer.REFUSES:
+                other.control = ControlAnswer.UNKNOWN
+        lane.queue.drop_domain(domain)
+        desk.journal.settle_unasked(domain.id, "catch_all", "known", "yes", desk.stamp())
+        expires = now + lane.policy.control.inconclusive_ttl_s
+        return Fact(domain.name, site.key, ControlAnswer.ACCEPTS.value, "control", now, expires)
 
     def _positive_judged(self, one: Judged) -> None:
         """The positive control came back: the refusals stand, prove nothing, or the question is asked once more."""

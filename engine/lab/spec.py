@@ -2,7 +2,8 @@
 
 1. Shipped personas and `probe.lab` (the identity's own domain) are in every lab; a spec adds to them.
 2. Addresses are given in the order of the file: hosts with the same last two labels share a /24 of 127.20.0.0/16,
-   since a verifier takes these for one organisation; generated hosts count upwards from 127.64.0.1.
+   since a verifier takes these for one organisation; generated hosts lie in /24s of their own, 16,384 of them from
+   127.64.0.0 on, and beyond that many share them.
 3. `expect` names the reason that a verifier must give in enhanced mode; `a|b` where both are right.
 """
 
@@ -22,6 +23,7 @@ from engine.lab.persona import LabError, Persona
 
 SHIPPED = Path(__file__).with_name("lab.yaml")
 FIRST_GENERATED = int(IPv4Address("127.64.0.1"))
+GENERATED_NETWORKS = 64 * 256
 _SERIES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _KEYS = {"personas", "hosts", "domains", "records", "generate", "expect", "replies"}
 _DOMAIN_KEYS = {"persona", "mailboxes", "mx", "a", "cname", "hosts", "records", "faults", "expect"}
@@ -118,7 +120,7 @@ class _Builder:
         self._same: dict[str, str] = {}
         self._serving: dict[str, list[str]] = {}  # domain -> names of hosts, or of the domain whose hosts it shares
         self._mailboxes: dict[str, dict[str, str]] = {}
-        self._next_generated = FIRST_GENERATED
+        self._generated = 0
 
     def personas(self, replies: Mapping[str, str], entries: Mapping[str, Any]) -> None:
         self._default = self._default.changed({"replies": replies}, where="replies")
@@ -211,8 +213,9 @@ class _Builder:
         for index in range(int(entry["domains"])):
             name = f"{prefix}{index + 1:05}.lab"
             if index % per_host == 0:
-                ip = str(IPv4Address(self._next_generated))
-                self._next_generated += 1
+                place, network = divmod(self._generated, GENERATED_NETWORKS)
+                ip = str(IPv4Address(FIRST_GENERATED + 256 * network + place))
+                self._generated += 1
                 mail_host = f"mx.{name}"
                 spec.hosts[mail_host] = Host(mail_host, ip, persona)
                 spec.records[mail_host] = {"A": [ip]}

@@ -1,10 +1,7 @@
 """The job journal: every row, address, site and reply of one job, in one SQLite file.
 
 1. The input is in here whole before the first probe; the journal alone can finish the job.
-2. An address moves NEW -> WAITING -> PROVISIONAL -> SETTLED, or to ENDED, which a resume takes up again.
-   A settled verdict never changes: no update of a verdict touches a SETTLED row.
-3. An audit row and the address state that it proves are one transaction.
-4. Functions named `_do_*` run on the store's thread: they touch the connection and nothing else.
+2. Every method is called on the hub and runs on the writer's thread; what it runs there stands in `job_tables`.
 """
 
 from __future__ import annotations
@@ -12,149 +9,36 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.core.result import MAX_TEXT
 from engine.store import audit
-from engine.store.writer import Database, Ticket, Writer
-
-NEW, WAITING, PROVISIONAL, SETTLED, ENDED = range(5)
-
-ROLE, DISPOSABLE, FREE, TAGGED = 1, 2, 4, 8  # bits of `flags`
-
-SCHEMA = (
-    """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE rows (
-    n INTEGER PRIMARY KEY, cells TEXT NOT NULL, text TEXT NOT NULL, address_id INTEGER NOT NULL
-);
-CREATE TABLE domains (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, site_id INTEGER, routed INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE sites (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, policy TEXT NOT NULL, hosts TEXT NOT NULL
-);
-CREATE TABLE addresses (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, local TEXT NOT NULL, domain_id INTEGER, site_id INTEGER,
-    state INTEGER NOT NULL, next_at REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
-    greylist_steps INTEGER NOT NULL DEFAULT 0, tempfail_steps INTEGER NOT NULL DEFAULT 0,
-    reconnects INTEGER NOT NULL DEFAULT 0, first_at REAL,
-    flags INTEGER NOT NULL DEFAULT 0, suggestion TEXT NOT NULL DEFAULT '',
-    reason TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', stage TEXT NOT NULL DEFAULT 'none',
-    probed INTEGER NOT NULL DEFAULT 0, provider TEXT NOT NULL DEFAULT '', policy TEXT NOT NULL DEFAULT '',
-    mx_host TEXT NOT NULL DEFAULT '', mx_ip TEXT NOT NULL DEFAULT '', source_ip TEXT NOT NULL DEFAULT '',
-    code INTEGER, enhanced TEXT NOT NULL DEFAULT '', text TEXT NOT NULL DEFAULT '',
-    catch_all TEXT NOT NULL DEFAULT 'not_checked', checked_at TEXT NOT NULL DEFAULT '', duration_ms INTEGER,
-    told INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX rows_by_address ON rows (address_id);
-CREATE INDEX addresses_untold ON addresses (id) WHERE state >= 3 AND told = 0;
-CREATE INDEX addresses_by_domain ON addresses (domain_id, state);
-CREATE INDEX addresses_by_site ON addresses (site_id, state);
-"""
-) + audit.SCHEMA
-
-_TALLY = (  # of state SETTLED; in memory, where a group of writes costs no file of its own
-    "PRAGMA temp_store=MEMORY",
-    "CREATE TEMP TABLE tally (provider TEXT, reason TEXT)",
-    """CREATE TEMP TRIGGER settled AFTER UPDATE OF state ON main.addresses WHEN NEW.state = 3 AND OLD.state < 3
-        BEGIN INSERT INTO tally VALUES (NEW.provider, NEW.reason); END""",
-    """CREATE TEMP TRIGGER settled_at_once AFTER INSERT ON main.addresses WHEN NEW.state = 3
-        BEGIN INSERT INTO tally VALUES (NEW.provider, NEW.reason); END""",
+from engine.store.job_tables import (
+    ENDED,
+    NEW,
+    PROVISIONAL,
+    SCHEMA,
+    SETTLED,
+    TALLY,
+    WAITING,
+    Load,
+    NewRow,
+    Outcome,
+    Pending,
+    Routed,
+    Site,
+    do_add_rows,
+    do_load,
+    do_record,
+    do_route,
+    do_settle_site,
+    do_take_settled,
+    do_waiting,
+    narrowed,
 )
-
-
-class JournalError(Exception):
-    """A journal that can't serve: the message says which file, what is wrong and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewRow:
-    """One input row on its way in. `key` is what duplicates share; a row with a `reason` is settled at once."""
-
-    n: int
-    cells: str
-    text: str
-    key: str
-    local: str = ""
-    domain: str = ""
-    flags: int = 0
-    suggestion: str = ""
-    reason: str = ""
-    detail: str = ""
-    stage: str = "syntax"
-
-
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """What SG2 and SG3 found for a domain: a site to ask, or the reason that ends its addresses."""
-
-    domain_id: int
-    site_key: str = ""
-    lane: str = ""
-    policy: str = ""
-    hosts: str = "[]"
-    reason: str = ""
-    detail: str = ""
-    stage: str = "hosts"
-    mx_host: str = ""
-    catch_all: str = "not_checked"
-    checked_at: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An address that waits, as a run takes it into memory."""
-
-    id: int
-    local: str
-    domain: str
-    domain_id: int
-    site_id: int
-    next_at: float
-    attempts: int
-    greylist_steps: int
-    tempfail_steps: int
-    reconnects: int
-    first_at: float | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A site as the journal knows it; `hosts` is the JSON that its survey wrote."""
-
-    id: int
-    key: str
-    lane: str
-    policy: str
-    hosts: str
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """A site with its work: what waits, domains whose accepted addresses lack a control, and its unbacked refusals.
-
-    `unconfirmed` holds (domain id, name), `unbacked` (domain id, name, reply code, text, local part), oldest first.
-    """
-
-    site: Site
-    pending: list[Pending]
-    unconfirmed: list[tuple[int, str]]
-    unbacked: list[tuple[int, str, int, str, str]]
-    distrusted: bool = False  # its unbacked refusals were found to prove nothing
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What an attempt brought for one address: the columns to set, and the audit row that proves it."""
-
-    address_id: int
-    state: int
-    columns: dict[str, Any] = field(default_factory=dict)
+from engine.store.writer import Database, Ticket, Writer
 
 
 class Journal:
@@ -162,6 +46,7 @@ class Journal:
 
     def __init__(self, path: Path, writer: Writer) -> None:
         self.path = path
+        self.consent = ""  # the job's consent reference: it is in each audit row
         self._writer = writer
         self._db: Database = writer.open(path, SCHEMA)
 
@@ -197,7 +82,7 @@ class Journal:
 
     def add_rows(self, rows: Sequence[NewRow]) -> None:
         """Take in input rows; the first of several with one key decides the address."""
-        self._writer.call(partial(_do_add_rows, rows), self._db)
+        self._writer.call(partial(do_add_rows, rows), self._db)
 
     def unrouted(self, after: int, limit: int) -> list[tuple[int, str]]:
         """Domains that still have to be resolved, by id."""
@@ -206,7 +91,7 @@ class Journal:
 
     def route(self, found: Sequence[Routed]) -> None:
         """Store what the survey found, and settle what it ends."""
-        self._writer.enqueue(self._db, partial(_do_route, found)).wait()
+        self._writer.enqueue(self._db, partial(do_route, found)).wait()
 
     def reopen(self) -> int:
         """Take up again what a finished or stopped run ended without a verdict; says how many."""
@@ -218,11 +103,11 @@ class Journal:
 
     def load(self, after: int, limit: int, share: int) -> list[Load]:
         """The next sites by id that have open addresses, each with up to `share` addresses that wait."""
-        return self._writer.read(self._db, partial(_do_load, after, limit, share))
+        return self._writer.read(self._db, partial(do_load, after, limit, share))
 
     def waiting(self, site_id: int, after: int, limit: int) -> list[Pending]:
         """Addresses of a site that wait, by id after `after`."""
-        return self._writer.read(self._db, partial(_do_waiting, site_id, after, limit))
+        return self._writer.read(self._db, partial(do_waiting, site_id, after, limit))
 
     def accepted_local(self, site_id: int) -> tuple[str, str] | None:
         """(local part, domain) of an address of this job that the site accepted, or None."""
@@ -249,7 +134,7 @@ class Journal:
 
     def record(self, outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
         """Write replies: audit rows, address states and evidence in one transaction; the ticket tells the head."""
-        return self._writer.enqueue(self._db, partial(_do_record, outcomes, rows))
+        return self._writer.enqueue(self._db, partial(do_record, outcomes, rows))
 
     def settle_accepted(self, domain_id: int, reason: str, catch_all: str) -> Ticket[Any]:
         """A domain's control question is answered: its accepted addresses get their verdict."""
@@ -257,12 +142,18 @@ class Journal:
                    WHERE domain_id = ? AND state = 2 AND reason = 'rcpt_ok'"""
         return self._writer.enqueue(self._db, lambda c: c.execute(query, (reason, catch_all, domain_id)).rowcount)
 
+    def settle_unconfirmed(self, site_id: int) -> Ticket[int]:
+        """The tripwire: a site's controls say nothing any more; what it accepted provisionally is unconfirmed."""
+        query = """UPDATE addresses SET state = 3, reason = 'accepted_unconfirmed', catch_all = 'unknown'
+                   WHERE site_id = ? AND state = 2 AND reason = 'rcpt_ok'"""
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, (site_id,)).rowcount)
+
     def settle_refused(
         self, reason: str = "rcpt_rejected", *, site_id: int | None = None, lane: str | None = None
     ) -> Ticket[int]:
         """Unbacked refusals of a site, a lane, or of all stand, or become `refusals_suspect`."""
         query = "UPDATE addresses SET state = 3, reason = ? WHERE state = 2 AND reason = 'rcpt_rejected'"
-        where, value = _where(site_id=site_id, lane=lane)
+        where, value = narrowed(site_id=site_id, lane=lane)
         return self._writer.enqueue(self._db, lambda c: c.execute(query + where, (reason, *value)).rowcount)
 
     def settle_unasked(self, domain_id: int, reason: str, detail: str, catch_all: str, at: str) -> Ticket[int]:
@@ -272,9 +163,17 @@ class Journal:
         values = (reason, detail, catch_all, at, domain_id)
         return self._writer.enqueue(self._db, lambda c: c.execute(query, values).rowcount)
 
+    def settle_policy(self, policy: str, reason: str, detail: str, at: str, busy: Sequence[str] = ()) -> Ticket[int]:
+        """What waits at sites of a policy that is not asked any more gets this verdict; not yet in `busy` lanes."""
+        query = """UPDATE addresses SET state = 3, reason = ?, detail = ?, checked_at = ?, stage = 'hosts'
+                   WHERE state = 1 AND site_id IN (SELECT id FROM sites WHERE policy = ? AND lane NOT IN
+                       (SELECT value FROM json_each(?)))"""
+        values = (reason, detail, at, policy, json.dumps(list(busy)))
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, values).rowcount)
+
     def settle_site(self, site_id: int, columns: dict[str, Any]) -> Ticket[int]:
         """Standard mode: what one connection to a site said holds for each address that waits there."""
-        return self._writer.enqueue(self._db, partial(_do_settle_site, site_id, columns))
+        return self._writer.enqueue(self._db, partial(do_settle_site, site_id, columns))
 
     def end(self, reason: str, at: str, *, domain_id: int | None = None, lane: str | None = None) -> Ticket[int]:
         """End what is open (everywhere, at one domain, in one lane) without a verdict; `reopen` takes it up again.
@@ -282,7 +181,7 @@ class Journal:
         Where an address was itself refused before, its own reason says more than the ending's, and stays. What was
         provisional becomes no verdict either: its evidence never came.
         """
-        where, value = _where(domain_id=domain_id, lane=lane)
+        where, value = narrowed(domain_id=domain_id, lane=lane)
         own = "''" if not value else "reason"
         waiting = f"""UPDATE addresses SET state = {ENDED}, reason = CASE {own} WHEN '' THEN ? ELSE reason END,
                              checked_at = CASE checked_at WHEN '' THEN ? ELSE checked_at END
@@ -385,181 +284,20 @@ class Journal:
         """From now on note each address that is settled, until `take_settled` asks."""
 
         def do(conn: sqlite3.Connection) -> None:
-            for statement in _TALLY:
+            for statement in TALLY:
                 conn.execute(statement)
 
         self._writer.read(self._db, do)
 
     def take_settled(self) -> list[tuple[str, str, int]]:
         """(provider, reason, how many) settled since the last call; what was rolled back is not in it."""
-        return self._writer.enqueue(self._db, _do_take_settled).wait()
+        return self._writer.enqueue(self._db, do_take_settled).wait()
 
     def audit(self, rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
         """Append audit rows that change no address (orders, events of the run)."""
-        return self._writer.enqueue(self._db, partial(_do_record, (), rows))
+        told = [replace(row, consent=row.consent or self.consent) for row in rows]
+        return self._writer.enqueue(self._db, partial(do_record, (), told))
 
     def close(self) -> None:
         """Close the file; everything enqueued before is in it."""
         self._writer.close_database(self._db)
-
-
-def _where(
-    *, site_id: int | None = None, domain_id: int | None = None, lane: str | None = None
-) -> tuple[str, tuple[Any, ...]]:
-    """What narrows an update to a site, a domain or a lane."""
-    if site_id is not None:
-        return " AND site_id = ?", (site_id,)
-    if domain_id is not None:
-        return " AND domain_id = ?", (domain_id,)
-    if lane is not None:
-        return " AND site_id IN (SELECT id FROM sites WHERE lane = ?)", (lane,)
-    return "", ()
-
-
-def _do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
-    domains = {row.domain for row in rows if row.domain}
-    conn.executemany("INSERT OR IGNORE INTO domains (name) VALUES (?)", [(name,) for name in domains])
-    conn.executemany(
-        """INSERT OR IGNORE INTO addresses (key, local, domain_id, state, flags, suggestion, reason, detail, stage)
-           VALUES (?, ?, (SELECT id FROM domains WHERE name = ?), ?, ?, ?, ?, ?, ?)""",
-        [
-            (
-                row.key,
-                row.local,
-                row.domain,
-                SETTLED if row.reason else NEW,
-                row.flags,
-                row.suggestion,
-                row.reason,
-                row.detail,
-                row.stage if row.reason else "none",
-            )
-            for row in rows
-        ],
-    )
-    conn.executemany(
-        "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, (SELECT id FROM addresses WHERE key = ?))",
-        [(row.n, row.cells, row.text, row.key) for row in rows],
-    )
-
-
-def _do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
-    for one in found:
-        site_id = None
-        if one.site_key:
-            conn.execute(
-                "INSERT OR IGNORE INTO sites (key, lane, policy, hosts) VALUES (?, ?, ?, ?)",
-                (one.site_key, one.lane, one.policy, one.hosts),
-            )
-            (site_id,) = conn.execute("SELECT id FROM sites WHERE key = ?", (one.site_key,)).fetchone()
-        conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
-        if one.reason:
-            conn.execute(
-                f"""UPDATE addresses SET state = {SETTLED}, site_id = ?, provider = ?, policy = ?, reason = ?,
-                          detail = ?, stage = ?, mx_host = ?, catch_all = ?, checked_at = ?
-                    WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
-                (
-                    site_id, one.policy, one.policy, one.reason, one.detail, one.stage, one.mx_host, one.catch_all,
-                    one.checked_at, one.domain_id,
-                ),
-            )  # fmt: skip
-        else:
-            conn.execute(
-                f"""UPDATE addresses SET state = {WAITING}, site_id = ?, provider = ?, policy = ?
-                    WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
-                (site_id, one.policy, one.policy, one.domain_id),
-            )
-
-
-_WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,
-                     a.tempfail_steps, a.reconnects, a.first_at, a.reason
-              FROM addresses a JOIN domains d ON d.id = a.domain_id
-              WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
-_OPEN_SITES = """SELECT id, key, lane, policy, hosts FROM sites s WHERE id > ? AND EXISTS
-                 (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
-_DISTRUSTED = "SELECT EXISTS (SELECT 1 FROM addresses WHERE site_id = ? AND state = 3 AND reason = 'refusals_suspect')"
-_PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text, a.local
-                  FROM addresses a JOIN domains d ON d.id = a.domain_id
-                  WHERE a.site_id = ? AND a.state = 2 ORDER BY a.checked_at, a.id"""
-
-
-def _do_waiting(site_id: int, after: int, limit: int, conn: sqlite3.Connection) -> list[Pending]:
-    return [Pending(*row) for row in conn.execute(_WAITING, (site_id, after, limit))]
-
-
-def _do_load(after: int, limit: int, share: int, conn: sqlite3.Connection) -> list[Load]:
-    loads = []
-    for row in conn.execute(_OPEN_SITES, (after, limit)).fetchall():
-        site = Site(*row)
-        unconfirmed: dict[int, str] = {}
-        unbacked = []
-        for domain_id, name, reason, code, text, local in conn.execute(_PROVISIONAL, (site.id,)):
-            if reason == "rcpt_ok":
-                unconfirmed[domain_id] = name
-            else:
-                unbacked.append((domain_id, name, code, text, local))
-        (distrusted,) = conn.execute(_DISTRUSTED, (site.id,)).fetchone()
-        pending = _do_waiting(site.id, 0, share, conn)
-        loads.append(Load(site, pending, list(unconfirmed.items()), unbacked, bool(distrusted)))
-    return loads
-
-
-def _do_record(
-    outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow], conn: sqlite3.Connection
-) -> audit.Head | None:
-    for outcome in outcomes:
-        columns = outcome.columns
-        if "text" in columns:
-            columns["text"] = columns["text"][:MAX_TEXT]
-        assignments = ", ".join(f"{name} = ?" for name in columns)
-        conn.execute(
-            f"UPDATE addresses SET state = ?, {assignments} WHERE id = ? AND state != {SETTLED}",  # noqa: S608
-            (outcome.state, *columns.values(), outcome.address_id),
-        )
-    return audit.append(conn, rows) if rows else None
-
-
-def _do_take_settled(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:
-    taken = conn.execute("SELECT provider, reason, COUNT(*) FROM tally GROUP BY 1, 2").fetchall()
-    conn.execute("DELETE FROM tally")
-    return taken
-
-
-def _do_settle_site(site_id: int, columns: dict[str, Any], conn: sqlite3.Connection) -> int:
-    assignments = ", ".join(f"{name} = ?" for name in columns)
-    return conn.execute(
-        f"UPDATE addresses SET {assignments} WHERE site_id = ? AND state = {WAITING}",  # noqa: S608 - our own names
-        (*columns.values(), site_id),
-    ).rowcount
-
-
-def erase(conn: sqlite3.Connection, *, address: str = "", before: float | None = None, everything: bool = False) -> int:
-    """Delete what names a person from rows and addresses; verdicts and counts stay. Says how many addresses lost it.
-
-    One that was still open is never asked: it ends as `suppressed_local`, detail `erased`.
-
-    Chosen by the address itself (whatever its case), by the time of its last check, or all.
-    """
-    if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'addresses'").fetchone():
-        return 0  # an audit without a list
-    if everything:
-        chosen = conn.execute("SELECT id FROM addresses WHERE key NOT LIKE 'erased:%'").fetchall()
-    elif before is not None:
-        query = """SELECT id FROM addresses WHERE key NOT LIKE 'erased:%' AND checked_at != ''
-                   AND unixepoch(checked_at) < ?"""
-        chosen = conn.execute(query, (before,)).fetchall()
-    else:
-        conn.create_function("fold", 1, lambda value: value and value.casefold(), deterministic=True)
-        query = (
-            "SELECT id FROM addresses WHERE fold(key) = ? OR id IN (SELECT address_id FROM rows WHERE fold(text) = ?)"
-        )
-        chosen = conn.execute(query, (address.casefold(), address.casefold())).fetchall()
-    conn.executemany("UPDATE rows SET cells = '[]', text = '' WHERE address_id = ?", chosen)
-    conn.executemany(
-        f"""UPDATE addresses SET key = 'erased:' || id, local = '', suggestion = '', text = '',
-                   detail = CASE WHEN state = {SETTLED} THEN detail ELSE 'erased' END,
-                   reason = CASE WHEN state = {SETTLED} THEN reason ELSE 'suppressed_local' END, state = {SETTLED}
-            WHERE id = ?""",  # noqa: S608 - our own number
-        chosen,
-    )
-    return len(chosen)

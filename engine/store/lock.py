@@ -78,3 +78,27 @@ class IdentityLock:
             return HeldByOther(self.address, int(holder["pid"]), str(holder["job"]), float(holder["since"]))
         except (ValueError, KeyError, TypeError):
             return HeldByOther(self.address, 0, "", 0.0)
+
+
+def holders(folder: Path) -> list[HeldByOther]:
+    """The processes that say, in the lock files of a state's folder, that they hold an identity, and are alive."""
+    found = []
+    for path in sorted(folder.glob("identity-*.lock")):
+        try:
+            told = json.loads(path.read_bytes())
+            pid, job, since = int(told["pid"]), str(told["job"]), float(told["since"])
+        except (OSError, ValueError, KeyError, TypeError):  # nobody's, or not yet written
+            continue
+        if _alive(pid):
+            found.append(HeldByOther(path.stem.removeprefix("identity-"), pid, job, since))
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -52,12 +52,15 @@ CREATE TABLE orders (
     answered_at REAL, answer TEXT
 );
 CREATE INDEX orders_open ON orders (identity, id) WHERE answered_at IS NULL;
+CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset');
 CREATE TABLE events (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE heads (job TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
 """
 
 REFUSES, ACCEPTS, INCONCLUSIVE = "refuses", "accepts", "inconclusive"
 CONTROL, LISTED_REFUSAL = "control", "listed_refusal"
+LIMIT, RESET = "lane limit", "lane reset"
+_STANDING = f"kind IN ('{LIMIT}', '{RESET}')"  # orders that hold for every process, until their time is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order to the engine that holds `identity`; nobody takes it after `until`, and None is no limit."""
+    """An order to the engine that holds `identity`; nobody takes it after `until`, and None is no limit.
+
+    A standing order (LIMIT, RESET) is taken by nobody: each engine reads and obeys it. There `identity` is a name or
+    public address, and empty for all; `answer` is of the engine that obeyed last.
+    """
 
     id: int
     identity: str
@@ -261,23 +268,38 @@ class State:
 
         return self._writer.enqueue(self._db, do)
 
-    def breakers(self) -> dict[str, dict[str, Any]]:
-        """The breakers that were saved, by key."""
-        return self._writer.read(
-            self._db, lambda c: {key: json.loads(state) for key, state in c.execute("SELECT key, state FROM breakers")}
-        )
+    def breakers(self, keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """What was saved of these breakers and what surrounds them (None: of all), by key."""
+
+        def do(conn: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+            if keys is None:
+                rows = conn.execute("SELECT key, state FROM breakers")
+            else:
+                some = "SELECT key, state FROM breakers WHERE key IN (SELECT value FROM json_each(?))"
+                rows = conn.execute(some, (json.dumps(list(keys)),))
+            return {key: json.loads(text) for key, text in rows}
+
+        return self._writer.read(self._db, do)
 
     def save_breaker(self, key: str, state: Mapping[str, Any] | None) -> Ticket[None]:
         """Keep a breaker's state; None forgets it (closed, with nothing to remember)."""
-        text = None if state is None else json.dumps(dict(state))
+        return self.save_breakers({key: state})
+
+    def save_breakers(self, states: Mapping[str, Mapping[str, Any] | None]) -> Ticket[None]:
+        """The same for many. A state's `until` (Unix seconds) says when it is of no use any more."""
+        rows = [(key, json.dumps(dict(state))) for key, state in states.items() if state is not None]
+        gone = [(key,) for key, state in states.items() if state is None]
 
         def do(conn: sqlite3.Connection) -> None:
-            if text is None:
-                conn.execute("DELETE FROM breakers WHERE key = ?", (key,))
-            else:
-                conn.execute("REPLACE INTO breakers VALUES (?, ?)", (key, text))
+            conn.executemany("DELETE FROM breakers WHERE key = ?", gone)
+            conn.executemany("REPLACE INTO breakers VALUES (?, ?)", rows)
 
         return self._writer.enqueue(self._db, do)
+
+    def forget_breakers(self, now: float) -> Ticket[int]:
+        """Drop what is of no use any more; says how much. It reads the whole table: once in a while is enough."""
+        query = "DELETE FROM breakers WHERE json_extract(state, '$.until') < ?"
+        return self._writer.enqueue(self._db, lambda c: c.execute(query, (now,)).rowcount)
 
     # --- orders -----------------------------------------------------------------------------------------------
 
@@ -303,7 +325,7 @@ class State:
         `again` is for a new holder's first look: it also takes what the last one took and never answered, dead as it
         is. Looking costs no commit where nothing waits.
         """
-        waits = "identity = ? AND answered_at IS NULL AND (until IS NULL OR until > ?)"
+        waits = f"identity = ? AND answered_at IS NULL AND (until IS NULL OR until > ?) AND NOT {_STANDING}"
         if not again:
             waits += " AND taken_at IS NULL"
         query = f"SELECT {_ORDER} FROM orders WHERE {waits} ORDER BY id"  # noqa: S608 - our own names
@@ -317,6 +339,10 @@ class State:
             return [replace(order, taken_at=now) for order in waiting]
 
         return self._writer.call(take, self._db) if self._writer.read(self._db, look) else []
+
+    def standing_orders(self, now: float) -> list[Order]:
+        """The limits of lanes whose time is not over, and what lifts them, oldest first. Reading takes nothing."""
+        return self._writer.read(self._db, lambda conn: read_standing_orders(conn, now))
 
     def answer_order(self, order_id: int, answer: Mapping[str, Any], now: float) -> Ticket[None]:
         """Tell the issuer what came of it."""
@@ -380,6 +406,12 @@ def read_head(conn: sqlite3.Connection, job: str) -> Head | None:
     """The head that a state file keeps for a job; for command lines that only read."""
     row = conn.execute("SELECT seq, hash FROM heads WHERE job = ?", (job,)).fetchone()
     return Head(*row) if row else None
+
+
+def read_standing_orders(conn: sqlite3.Connection, now: float) -> list[Order]:
+    """See `State.standing_orders`; for command lines that only read."""
+    query = f"SELECT {_ORDER} FROM orders WHERE {_STANDING} AND (until IS NULL OR until > ?) ORDER BY id"  # noqa: S608
+    return [_order(row) for row in conn.execute(query, (now,))]
 
 
 def read_facts(conn: sqlite3.Connection, domains: Sequence[str], now: float) -> dict[str, Fact]:

@@ -196,10 +196,10 @@ def test_erasing_in_a_running_job_leaves_one_chain(running: tuple[Writer, Databa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["erase", "{}", *WHO], "Name one of --address, --before and --all"),
+        (["erase", "{}", *WHO], "Name one of --address, --before, --job and --all"),
         (["erase", "{}", "--all", "--address", "a@b.lab", *WHO], "Name one of"),
         (["erase", "{}", "--address", "", *WHO], "Name one of"),
-        (["erase", "{}", "--all", "--by", "A. Owner"], "--why"),
+        (["erase", "{}", "--job", "another-job"], "not of another-job"),
         (
             ["erase", "{}", "--address", "a@b.lab", "--by", "x", "--why", "asked by A@b.lab"],
             "must not name the address",

@@ -13,10 +13,12 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.cli.verify import _HangUp
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
 
@@ -434,3 +436,12 @@ def test_an_unfinished_journal_without_resume_is_exit_2(engine, started, enhance
     assert (plain.returncode, other.returncode) == (2, 2)
     assert "--resume" in plain.stderr
     assert "another list" in other.stderr
+
+
+@pytest.mark.parametrize(("at_terminal", "does"), [(True, "stop"), (False, "reload")])
+def test_a_hang_up_reloads_unless_it_means_that_the_terminal_is_gone(at_terminal, does):
+    """Standard error is no terminal here: whoever had one has lost it, a daemon never had any."""
+    done = []
+    verification = SimpleNamespace(stop=lambda: done.append("stop"), reload=lambda: done.append("reload"))
+    _HangUp(verification, at_terminal=at_terminal)()
+    assert done == [does]

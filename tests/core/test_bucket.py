@@ -84,3 +84,48 @@ def test_spending_restored_from_the_past_counts_like_any_other():
     count.spend(-30.0, 2)
     assert count.room(0.0) == 0
     assert count.room_at(0.0) == 30.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 40), st.integers(1, 5), st.booleans()), max_size=80),
+    st.integers(1, 300),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_change_of_the_rate_gives_nothing_for_free(plan, window_s):
+    """Whatever rates follow one another, a window holds at most ceil(B - 1 + what the rates add up to in it)."""
+    bucket, now, starts, rates, bursts = TokenBucket(1.0, 5), 0.0, [], [(0.0, 1.0)], [5]
+    for step, interval_s, burst, changes in plan:
+        now += step
+        if changes:
+            bucket.set_rate(1 / interval_s, now, burst)
+            rates.append((now, 1 / interval_s))
+            bursts.append(burst)
+        while bucket.take(now):
+            starts.append(now)
+
+    def adds_up(begin: float, end: float) -> float:
+        ends = [at for at, _ in rates[1:]] + [math.inf]
+        return sum(
+            max(0.0, min(end, until) - max(begin, at)) * rate for (at, rate), until in zip(rates, ends, strict=True)
+        )
+
+    for first in starts:
+        allowed = math.ceil(max(bursts) - 1 + adds_up(first, first + window_s) + 1e-6)
+        assert sum(first <= at < first + window_s for at in starts) <= allowed
+
+
+def test_a_full_bucket_that_is_slowed_down_is_not_refilled():
+    """Five taken together at the fast rate are five taken at the slow one."""
+    bucket = TokenBucket(1.0, 5)
+    assert all(bucket.take(0.0) for _ in range(5))
+    bucket.set_rate(0.1, 0.0)
+    assert bucket.ready_at(0.0) == 10.0
+
+
+def test_what_was_reserved_keeps_its_place_when_the_rate_rises():
+    """A start promised for 10 s is one of those that the window around it may hold."""
+    bucket = TokenBucket(0.1, 1)
+    assert bucket.take(0.0)
+    assert bucket.take(10.0)
+    bucket.set_rate(1.0, 1.0)
+    assert bucket.ready_at(1.0) == 11.0

@@ -504,3 +504,10 @@ def test_words_are_folded_and_things_are_signs() -> None:
     assert words("La boîte est pleine") == ["mailbox", "full"]
     assert words("<a@b.example> mx1.b.example https://b.example/blocked?spam=1") == ["@", "#host", "#url"]
     assert words("b.example", ("a@b.example",)) == ["@"]
+
+
+@pytest.mark.parametrize("words", ["Host does not accept mail", "mx.example.com host does not accept any mail"])
+def test_a_host_that_takes_no_mail_may_call_itself_host(words):
+    """RFC 7504's own words are about the server; with "your" before it, the host would be us."""
+    assert classify(521, "", words, Stage.CONNECT).reason.code == "host_accepts_no_mail"
+    assert classify(521, "", f"your {words}", Stage.CONNECT).reason.code != "host_accepts_no_mail"

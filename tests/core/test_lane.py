@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from engine.core.control import ControlAnswer
 from engine.core.grammar import Range, Rate
 from engine.core.lane import Batch, Lane, Visit
-from engine.core.policy import Policy, Recipients, Refusals, Sessions
+from engine.core.policy import BreakerLimits, Policy, Recipients, Refusals, Sessions
 from engine.core.queue import Item
 from engine.core.reasons import REASONS, Reach
 from engine.core.schedule import Schedule, Wait
@@ -254,3 +255,225 @@ def test_a_domain_has_waited_since_its_turn_was_due():
     again = lane.start(103.0)
     assert again is not None
     assert again.waited_s == 3.0
+
+
+def adopt(lane, policy, now):
+    """Another policy for a lane and the cap of its own, as a reload brings it."""
+    lane.own.adopt(policy, now)
+    lane.adopt(policy)
+
+
+def memory(lane, now):
+    """What a lane and the cap of its own leave behind, through plain JSON."""
+    return json.loads(json.dumps(lane.memory(now) | lane.own.memory(now)))
+
+
+def recall(lane, kept, now, away_s):
+    """Bring both back."""
+    lane.recall(kept, now, away_s)
+    lane.own.recall(kept, now, away_s)
+
+
+def test_what_a_lane_was_told_outlives_it():
+    """Breaker, holds, pace, budget and what its buckets owe, through plain JSON; the time away counts."""
+    lane = loaded(40, domains=4, breaker=BreakerLimits(600.0, 20, 0.5, 900.0, 21_600.0))
+    names = list(lane.queue.domains)
+    lane.observe(lane.queue.domains[names[1]], REASONS["policy_rejected"], Reach.DOMAIN, 90.0, 0.0, first=True)
+    assert lane.unsaved
+    lane.observe(lane.queue.domains[names[0]], REASONS["rate_limited"], Reach.SOURCE, 100.0, 0.0, first=True)
+    kept = memory(lane, 200.0)
+    again = loaded(0, breaker=lane.policy.breaker)
+    recall(again, kept, 7000.0, 300.0)
+    for number, name in enumerate(names):
+        again.queue.domain(name, number, "site")
+        again.queue.add(Item(number, "user", name), 7000.0)
+    assert again.ready_at(7000.0) == pytest.approx(7000.0 + 800.0 - 300.0)
+    assert [domain.name for domain in again.queue.held()] == [names[1]]
+    assert again.pace.rate_per_s == pytest.approx(lane.pace.rate_per_s)
+    assert again.budget.limit == lane.budget.limit == 500
+
+
+def test_a_lane_like_a_new_one_leaves_nothing_behind():
+    """Once its buckets are full again."""
+    lane = loaded(3)
+    world = World(lane)
+    world.run()
+    assert set(memory(lane, world.now)) <= {"owed"}
+    assert memory(lane, world.now + 3600.0) == {}
+
+
+def test_a_restart_brings_no_tokens():
+    """What the buckets owed when the lane was saved is owed still, less the time away."""
+    lane = loaded(50, domains=50)
+    starts = [lane.start(0.0), lane.start(0.0), lane.start(0.0)]
+    assert starts[2] is None
+    lane.settle(starts[0], starts[0].first, 0, 0.0)
+    lane.finish(starts[0], 0.0)
+    again = loaded(50, domains=50)
+    recall(again, memory(lane, 0.0), 500.0, 0.4)
+    assert again.ready_at(500.0) == pytest.approx(500.0 + 0.6)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
+@settings(max_examples=60, deadline=None)
+def test_no_clock_opens_what_was_closed_for_ever(left, away):
+    """Whatever a file says, a lane is closed for a day at most, and never less than what is left of it."""
+    lane = loaded(1)
+    recall(lane, {"breaker": {"left": left, "next": left, "cause": "ip_blocked"}}, 0.0, away)
+    assert lane.ready_at(0.0) == pytest.approx(min(86_400.0, max(0.0, left - away)))
+
+
+def test_a_delay_that_a_reply_names_keeps_the_lane_closed():
+    """Longer than the breaker would, also when it is open already; a shorter one changes nothing."""
+    lane = loaded(5)
+    domain, limited = lane.queue.domains["d0.example"], REASONS["rate_limited"]
+    lane.observe(domain, limited, Reach.SOURCE, 0.0, 0.0, first=True, delay_s=5000.0)
+    assert lane.ready_at(0.0) == 5000.0
+    lane.observe(domain, limited, Reach.SOURCE, 10.0, 0.0, first=True, delay_s=60.0)
+    assert lane.ready_at(10.0) == 5000.0
+    lane.observe(domain, limited, Reach.SOURCE, 20.0, 0.0, first=True, delay_s=7000.0)
+    assert lane.ready_at(20.0) == 7020.0
+
+
+def test_a_trial_asks_one_address():
+    """The half-open session of the identity, whatever the lane would allow."""
+    visit = loaded(50).start(0.0, trial=True)
+    assert visit is not None
+    assert (len(visit.first.items), visit.half_open, visit.trial) == (1, True, True)
+
+
+def test_a_schedule_passes_over_lanes_that_are_not_admitted():
+    """They keep their place."""
+    schedule, lanes = Schedule(), {}
+    for key in ("a", "b", "c"):
+        lanes[key] = loaded(5)
+        lanes[key].key = key
+        schedule.add(lanes[key])
+        schedule.touch(lanes[key], 0.0)
+    turn = schedule.next(0.0, admits=lambda lane: lane.key == "c")
+    assert isinstance(turn, Visit)
+    assert turn.lane is lanes["c"]
+    assert isinstance(schedule.next(0.0, admits=lambda lane: False), Wait)
+    assert [schedule.next(0.0).lane.key for _ in range(2)] == ["a", "b"]
+
+
+# --- other limits under a lane that is at work
+
+
+FAST = Recipients(rate=Range(Rate(10, 1.0), Rate(10, 1.0)), per_session=10, per_transaction=4)
+SLOW = Recipients(rate=Range(Rate(6, 60.0), Rate(6, 60.0)), per_session=4, per_transaction=1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 60), st.integers(1, 4)), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_limits_that_change_in_mid_run_are_kept_from_then_on(changes):
+    """Each address is still asked once, and no stretch between two changes passes its own limits."""
+    lane = loaded(150, sessions=Sessions(3, Rate(60, 60.0), 1))
+    world = World(lane)
+    for lasts_s, per_min, concurrency in changes:
+        since = world.now
+        other = policy(
+            sessions=Sessions(concurrency, Rate(60, 60.0), 1),
+            recipients=replace(FAST, rate=Range(Rate(per_min, 60.0), Rate(per_min, 60.0)), per_transaction=1),
+        )
+        adopt(lane, other, since)
+        over = max(0, lane.open_sessions - concurrency)
+        world.most_open = 0
+        world.run(since + lasts_s)
+        # 4 was the largest burst, and what was reserved before the change may lie 2 s behind it.
+        asked = [at for at, _ in world.asked if since + 2.0 < at]
+        for first in asked:
+            for window_s in (1.0, 60.0):
+                inside = sum(first <= at < first + window_s for at in asked)
+                assert inside <= math.ceil(per_min * window_s / 60.0 + 1e-6)
+        assert world.most_open <= concurrency + over
+        world.asked = [entry for entry in world.asked if entry[0] <= world.now]
+        world.asked, done = [], world.asked
+        assert len({item for _, item in done}) == len(done)
+
+
+def test_adopting_gives_back_nothing_that_was_spent():
+    """The refusal budget, the buckets and the breaker stand after a change where they stood before it."""
+    lane = loaded(40, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(10, 3600.0))))
+    visit = lane.start(0.0)
+    assert visit is not None
+    lane.budget.spend(0.0, 10 - visit.first.tokens)
+    lane.breaker.open(0.0, "ip_blocked")
+    adopt(lane, policy(recipients=SLOW, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(20, 3600.0)))), 1.0)
+    assert lane.budget.room(1.0) == 0
+    assert not lane.breaker.allows(1.0)
+    assert lane.per_transaction == 1
+    adopt(lane, policy(refusals=Refusals(5, Range(Rate(12, 3600.0), Rate(20, 3600.0)))), 2.0)
+    assert lane.budget.room(2.0) == 2
+
+
+def test_what_a_site_taught_outlasts_other_limits():
+    """A site that takes two recipients takes two under any policy; the policy's own smaller number holds too."""
+    lane = loaded(10)
+    lane.learn(per_transaction=2, per_session=6)
+    adopt(lane, policy(recipients=SLOW), 0.0)
+    assert (lane.per_transaction, lane.per_session) == (1, 4)
+    adopt(lane, policy(recipients=FAST), 1.0)
+    assert (lane.per_transaction, lane.per_session) == (2, 6)
+
+
+def test_a_cut_pace_stays_cut_under_other_limits():
+    """A narrower range holds at once; when it goes, the pace is the one that experience made, not the start."""
+    lane = loaded(10)
+    lane.pace.cut(0.0)
+    assert lane.pace.rate_per_s == 5.0
+    adopt(lane, policy(recipients=SLOW), 10.0)
+    assert lane.pace.rate_per_s == 0.1
+    lane.pace.recover(90_000.0)
+    adopt(lane, policy(recipients=FAST), 90_000.0)
+    assert lane.pace.rate_per_s == 5.0
+
+
+def test_a_lane_that_never_met_trouble_starts_where_the_new_range_does():
+    """Without a cut or a step of its own there is nothing to remember."""
+    lane = loaded(10)
+    adopt(lane, policy(recipients=SLOW), 0.0)
+    assert lane.pace.rate_per_s == 0.1
+    assert lane.pace.memory(0.0) == {}
+    adopt(lane, policy(recipients=FAST), 1.0)
+    assert lane.pace.rate_per_s == 10.0
+
+
+def test_sessions_beyond_a_lowered_number_say_quit():
+    """They ask no further transaction, and none starts until there is room again."""
+    lane = loaded(40, domains=4)
+    visits = [lane.start(0.0), lane.start(1.0)]
+    assert None not in visits
+    adopt(lane, policy(sessions=Sessions(1, Rate(60, 60.0), 2)), 1.1)
+    for visit in visits:
+        lane.settle(visit, visit.first, 1, 1.2)
+        visit.first.domain.control = ControlAnswer.REFUSES
+    assert lane.more(visits[0], 10.0) is None
+    lane.finish(visits[0], 10.0)
+    assert lane.more(visits[1], 10.0) is not None
+    assert lane.ready_at(10.0) is None
+
+
+def test_a_longer_window_counts_what_the_caller_brings_of_it():
+    """10 an hour become 15 a day: what was spent in the hour counts on, the older part is told by the state."""
+    lane = loaded(40, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(10, 3600.0))))
+    lane.budget.spend(10_000.0, 4)
+    adopt(lane, policy(refusals=Refusals(5, Range(Rate(15, 86_400.0), Rate(15, 86_400.0)))), 10_100.0)
+    lane.budget.spend(100.0, 6)
+    assert lane.budget.room(10_100.0) == 5
+    assert lane.budget.room_at(10_100.0) == 10_100.0
+
+
+def test_a_breaker_keeps_how_often_it_doubled():
+    """Half an hour after two openings is half an hour under new times too, up to the new maximum."""
+    lane = loaded(4)
+    lane.breaker.open(0.0, "ip_blocked")
+    lane.breaker.attempt(1000.0)
+    changed = replace(lane.policy.breaker, open_s=60.0, max_open_s=1200.0)
+    adopt(lane, policy(breaker=changed), 1000.0)
+    lane.breaker.open(1000.0, "ip_blocked")
+    assert lane.breaker.until == 2200.0
+    lane.breaker.attempt(2200.0)
+    lane.breaker.close()
+    lane.breaker.open(3000.0, "ip_blocked")
+    assert lane.breaker.until == 3060.0

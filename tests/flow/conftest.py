@@ -26,6 +26,7 @@ import pytest
 import yaml
 
 from engine.core.identity import Consent, Mode
+from engine.core.policy import PolicySet
 from engine.flow.intake import open_intake
 from engine.flow.policies import load_policies
 from engine.flow.verification import Request, Verification
@@ -158,6 +159,7 @@ class Verify:
         rows: Iterable[str] | Path,
         *,
         policies: Mapping[str, Mapping[str, Any]] | None = None,
+        policy_set: PolicySet | None = None,
         mode: Mode = Mode.ENHANCED,
         output: str = "",
         state: Path | None = None,
@@ -175,8 +177,9 @@ class Verify:
         state = state or self.folder / "state" / "state.db"
         since = time.monotonic()
         with open_intake(path, column) as intake:
+            found = policy_set or _policies(self._layers(policies or {}))
             given: dict[str, Any] = {
-                "intake": intake, "mode": mode, "policies": _policies(self._layers(policies or {})), "journal": journal,
+                "intake": intake, "mode": mode, "policies": found, "journal": journal,
                 "state": state, "output": out, "identity": load_identity(LAB / "identity.yaml")[0], "consent": CONSENT,
                 "dns": (lab.dns,), "smtp_port": lab.smtp_port, "allow_private": True,
             }  # fmt: skip

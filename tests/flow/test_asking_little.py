@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from engine.core.identity import Mode
 from engine.flow.job import Suppression
+from engine.identity_file import load_identity
 from engine.lab.process import LabProcess
+from engine.lab.spec import SHIPPED
 
 PER_TRANSACTION, PER_SESSION, REFUSALS = 4, 10, 5
 CAREFUL = {  # the shipped default's counts, at a pace for loopback
@@ -232,6 +235,12 @@ def test_the_refusal_budget_is_never_overdrawn(lab, verify, addresses_of):
     assert len(first.having("reason", "deadline_exceeded")) == 20
     second = verify(lab, addresses_of("gone.lab", 25, prefix="v"), policies=tight, deadline_s=0.3, state=first.state)
     assert second.log.recipients() == []
+    other = replace(load_identity(SHIPPED.with_name("identity.yaml"))[0], public_v4="127.0.0.2")
+    third = verify(
+        lab, addresses_of("gone.lab", 5, prefix="w"), policies=tight, deadline_s=1.0, state=first.state,
+        identity=other, accepted_risk="its names are not in the lab's zones",
+    )  # fmt: skip
+    assert third.log.recipients() != []  # the budget is that of one identity
 
 
 def test_accepted_addresses_cost_no_refusal_budget(lab, verify, addresses_of):

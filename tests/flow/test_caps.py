@@ -104,7 +104,7 @@ def test_the_identitys_refusals_bind_all_lanes_and_the_next_run(lab, verify, add
     assert len(first.log.asked) == 4
     with closing(sqlite3.connect(f"file:{first.state}?mode=ro", uri=True)) as state:
         spent = dict(state.execute("SELECT key, SUM(tokens) FROM windows GROUP BY key"))
-    assert spent.pop(f"identity {IDENTITY.key}") == 4
+    assert spent.pop(f"{IDENTITY.key} identity") == 4
     assert list(spent.values()) == [4]
     again = verify(lab, ["office@tenant-2.lab"], identity=careful, deadline_s=0.5, state=first.state)
     assert again.log.asked == []

@@ -12,7 +12,8 @@ from engine.core.identity import Mode
 from engine.flow import forecast
 from engine.flow.forecast import outlook
 from engine.flow.policies import load_policies
-from engine.store.journal import Journal, NewRow, Routed
+from engine.store.job_tables import NewRow, Routed
+from engine.store.journal import Journal
 from engine.store.state import Fact, State
 from engine.store.writer import Writer
 

@@ -1,0 +1,310 @@
+"""The tables of a job's journal, its values, and the functions that work on them on the store's thread.
+
+1. An address moves NEW -> WAITING -> PROVISIONAL -> SETTLED, or to ENDED, which a resume takes up again.
+   A settled verdict never changes: no update of a verdict touches a SETTLED row.
+2. An audit row and the address state that it proves are one transaction.
+3. The functions here touch the connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.core.result import MAX_TEXT
+from engine.store import audit
+
+NEW, WAITING, PROVISIONAL, SETTLED, ENDED = range(5)
+
+ROLE, DISPOSABLE, FREE, TAGGED = 1, 2, 4, 8  # bits of `flags`
+
+SCHEMA = (
+    """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE rows (
+    n INTEGER PRIMARY KEY, cells TEXT NOT NULL, text TEXT NOT NULL, address_id INTEGER NOT NULL
+);
+CREATE TABLE domains (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, site_id INTEGER, routed INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE sites (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, policy TEXT NOT NULL, hosts TEXT NOT NULL
+);
+CREATE TABLE addresses (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, local TEXT NOT NULL, domain_id INTEGER, site_id INTEGER,
+    state INTEGER NOT NULL, next_at REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+    greylist_steps INTEGER NOT NULL DEFAULT 0, tempfail_steps INTEGER NOT NULL DEFAULT 0,
+    reconnects INTEGER NOT NULL DEFAULT 0, first_at REAL,
+    flags INTEGER NOT NULL DEFAULT 0, suggestion TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', stage TEXT NOT NULL DEFAULT 'none',
+    probed INTEGER NOT NULL DEFAULT 0, provider TEXT NOT NULL DEFAULT '', policy TEXT NOT NULL DEFAULT '',
+    mx_host TEXT NOT NULL DEFAULT '', mx_ip TEXT NOT NULL DEFAULT '', source_ip TEXT NOT NULL DEFAULT '',
+    code INTEGER, enhanced TEXT NOT NULL DEFAULT '', text TEXT NOT NULL DEFAULT '',
+    catch_all TEXT NOT NULL DEFAULT 'not_checked', checked_at TEXT NOT NULL DEFAULT '', duration_ms INTEGER,
+    told INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX rows_by_address ON rows (address_id);
+CREATE INDEX addresses_untold ON addresses (id) WHERE state >= 3 AND told = 0;
+CREATE INDEX addresses_by_domain ON addresses (domain_id, state);
+CREATE INDEX addresses_by_site ON addresses (site_id, state);
+"""
+) + audit.SCHEMA
+
+TALLY = (  # of state SETTLED; in memory, where a group of writes costs no file of its own
+    "PRAGMA temp_store=MEMORY",
+    "CREATE TEMP TABLE tally (provider TEXT, reason TEXT)",
+    """CREATE TEMP TRIGGER settled AFTER UPDATE OF state ON main.addresses WHEN NEW.state = 3 AND OLD.state < 3
+        BEGIN INSERT INTO tally VALUES (NEW.provider, NEW.reason); END""",
+    """CREATE TEMP TRIGGER settled_at_once AFTER INSERT ON main.addresses WHEN NEW.state = 3
+        BEGIN INSERT INTO tally VALUES (NEW.provider, NEW.reason); END""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """One input row on its way in. `key` is what duplicates share; a row with a `reason` is settled at once."""
+
+    n: int
+    cells: str
+    text: str
+    key: str
+    local: str = ""
+    domain: str = ""
+    flags: int = 0
+    suggestion: str = ""
+    reason: str = ""
+    detail: str = ""
+    stage: str = "syntax"
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What SG2 and SG3 found for a domain: a site to ask, or the reason that ends its addresses."""
+
+    domain_id: int
+    site_key: str = ""
+    lane: str = ""
+    policy: str = ""
+    hosts: str = "[]"
+    reason: str = ""
+    detail: str = ""
+    stage: str = "hosts"
+    mx_host: str = ""
+    catch_all: str = "not_checked"
+    checked_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An address that waits, as a run takes it into memory."""
+
+    id: int
+    local: str
+    domain: str
+    domain_id: int
+    site_id: int
+    next_at: float
+    attempts: int
+    greylist_steps: int
+    tempfail_steps: int
+    reconnects: int
+    first_at: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site as the journal knows it; `hosts` is the JSON that its survey wrote."""
+
+    id: int
+    key: str
+    lane: str
+    policy: str
+    hosts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A site with its work: what waits, domains whose accepted addresses lack a control, and its unbacked refusals.
+
+    `unconfirmed` holds (domain id, name), `unbacked` (domain id, name, reply code, text, local part), oldest first.
+    """
+
+    site: Site
+    pending: list[Pending]
+    unconfirmed: list[tuple[int, str]]
+    unbacked: list[tuple[int, str, int, str, str]]
+    distrusted: bool = False  # its unbacked refusals were found to prove nothing
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an attempt brought for one address: the columns to set, and the audit row that proves it."""
+
+    address_id: int
+    state: int
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def narrowed(
+    *, site_id: int | None = None, domain_id: int | None = None, lane: str | None = None
+) -> tuple[str, tuple[Any, ...]]:
+    """What narrows an update to a site, a domain or a lane."""
+    if site_id is not None:
+        return " AND site_id = ?", (site_id,)
+    if domain_id is not None:
+        return " AND domain_id = ?", (domain_id,)
+    if lane is not None:
+        return " AND site_id IN (SELECT id FROM sites WHERE lane = ?)", (lane,)
+    return "", ()
+
+
+def do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
+    domains = {row.domain for row in rows if row.domain}
+    conn.executemany("INSERT OR IGNORE INTO domains (name) VALUES (?)", [(name,) for name in domains])
+    conn.executemany(
+        """INSERT OR IGNORE INTO addresses (key, local, domain_id, state, flags, suggestion, reason, detail, stage)
+           VALUES (?, ?, (SELECT id FROM domains WHERE name = ?), ?, ?, ?, ?, ?, ?)""",
+        [
+            (
+                row.key,
+                row.local,
+                row.domain,
+                SETTLED if row.reason else NEW,
+                row.flags,
+                row.suggestion,
+                row.reason,
+                row.detail,
+                row.stage if row.reason else "none",
+            )
+            for row in rows
+        ],
+    )
+    conn.executemany(
+        "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, (SELECT id FROM addresses WHERE key = ?))",
+        [(row.n, row.cells, row.text, row.key) for row in rows],
+    )
+
+
+def do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
+    for one in found:
+        site_id = None
+        if one.site_key:
+            conn.execute(
+                "INSERT OR IGNORE INTO sites (key, lane, policy, hosts) VALUES (?, ?, ?, ?)",
+                (one.site_key, one.lane, one.policy, one.hosts),
+            )
+            (site_id,) = conn.execute("SELECT id FROM sites WHERE key = ?", (one.site_key,)).fetchone()
+        conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
+        if one.reason:
+            conn.execute(
+                f"""UPDATE addresses SET state = {SETTLED}, site_id = ?, provider = ?, policy = ?, reason = ?,
+                          detail = ?, stage = ?, mx_host = ?, catch_all = ?, checked_at = ?
+                    WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
+                (
+                    site_id, one.policy, one.policy, one.reason, one.detail, one.stage, one.mx_host, one.catch_all,
+                    one.checked_at, one.domain_id,
+                ),
+            )  # fmt: skip
+        else:
+            conn.execute(
+                f"""UPDATE addresses SET state = {WAITING}, site_id = ?, provider = ?, policy = ?
+                    WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
+                (site_id, one.policy, one.policy, one.domain_id),
+            )
+
+
+_WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,
+                     a.tempfail_steps, a.reconnects, a.first_at, a.reason
+              FROM addresses a JOIN domains d ON d.id = a.domain_id
+              WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
+_OPEN_SITES = """SELECT id, key, lane, policy, hosts FROM sites s WHERE id > ? AND EXISTS
+                 (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
+_DISTRUSTED = "SELECT EXISTS (SELECT 1 FROM addresses WHERE site_id = ? AND state = 3 AND reason = 'refusals_suspect')"
+_PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text, a.local
+                  FROM addresses a JOIN domains d ON d.id = a.domain_id
+                  WHERE a.site_id = ? AND a.state = 2 ORDER BY a.checked_at, a.id"""
+
+
+def do_waiting(site_id: int, after: int, limit: int, conn: sqlite3.Connection) -> list[Pending]:
+    return [Pending(*row) for row in conn.execute(_WAITING, (site_id, after, limit))]
+
+
+def do_load(after: int, limit: int, share: int, conn: sqlite3.Connection) -> list[Load]:
+    loads = []
+    for row in conn.execute(_OPEN_SITES, (after, limit)).fetchall():
+        site = Site(*row)
+        unconfirmed: dict[int, str] = {}
+        unbacked = []
+        for domain_id, name, reason, code, text, local in conn.execute(_PROVISIONAL, (site.id,)):
+            if reason == "rcpt_ok":
+                unconfirmed[domain_id] = name
+            else:
+                unbacked.append((domain_id, name, code, text, local))
+        (distrusted,) = conn.execute(_DISTRUSTED, (site.id,)).fetchone()
+        pending = do_waiting(site.id, 0, share, conn)
+        loads.append(Load(site, pending, list(unconfirmed.items()), unbacked, bool(distrusted)))
+    return loads
+
+
+def do_record(
+    outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow], conn: sqlite3.Connection
+) -> audit.Head | None:
+    for outcome in outcomes:
+        columns = outcome.columns
+        if "text" in columns:
+            columns["text"] = columns["text"][:MAX_TEXT]
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        conn.execute(
+            f"UPDATE addresses SET state = ?, {assignments} WHERE id = ? AND state != {SETTLED}",  # noqa: S608
+            (outcome.state, *columns.values(), outcome.address_id),
+        )
+    return audit.append(conn, rows) if rows else None
+
+
+def do_take_settled(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:
+    taken = conn.execute("SELECT provider, reason, COUNT(*) FROM tally GROUP BY 1, 2").fetchall()
+    conn.execute("DELETE FROM tally")
+    return taken
+
+
+def do_settle_site(site_id: int, columns: dict[str, Any], conn: sqlite3.Connection) -> int:
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    return conn.execute(
+        f"UPDATE addresses SET {assignments} WHERE site_id = ? AND state = {WAITING}",  # noqa: S608 - our own names
+        (*columns.values(), site_id),
+    ).rowcount
+
+
+def erase(conn: sqlite3.Connection, *, address: str = "", before: float | None = None, everything: bool = False) -> int:
+    """Delete what names a person from rows and addresses; verdicts and counts stay. Says how many addresses lost it.
+
+    One that was still open is never asked: it ends as `suppressed_local`, detail `erased`.
+
+    Chosen by the address itself (whatever its case), by the time of its last check, or all.
+    """
+    if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'addresses'").fetchone():
+        return 0  # an audit without a list
+    if everything:
+        chosen = conn.execute("SELECT id FROM addresses WHERE key NOT LIKE 'erased:%'").fetchall()
+    elif before is not None:
+        query = """SELECT id FROM addresses WHERE key NOT LIKE 'erased:%' AND checked_at != ''
+                   AND unixepoch(checked_at) < ?"""
+        chosen = conn.execute(query, (before,)).fetchall()
+    else:
+        conn.create_function("fold", 1, lambda value: value and value.casefold(), deterministic=True)
+        query = (
+            "SELECT id FROM addresses WHERE fold(key) = ? OR id IN (SELECT address_id FROM rows WHERE fold(text) = ?)"
+        )
+        chosen = conn.execute(query, (address.casefold(), address.casefold())).fetchall()
+    conn.executemany("UPDATE rows SET cells = '[]', text = '' WHERE address_id = ?", chosen)
+    conn.executemany(
+        f"""UPDATE addresses SET key = 'erased:' || id, local = '', suggestion = '', text = '',
+                   detail = CASE WHEN state = {SETTLED} THEN detail ELSE 'erased' END,
+                   reason = CASE WHEN state = {SETTLED} THEN reason ELSE 'suppressed_local' END, state = {SETTLED}
+            WHERE id = ?""",  # noqa: S608 - our own number
+        chosen,
+    )
+    return len(chosen)
