@@ -20,7 +20,7 @@ import pytest
 
 import engine
 from engine import Consent, Held, Identity, PolicySet, Suppression, WrongUse, load_policies, verify
-from engine.core.identity import Status
+from engine.core.identity import Limits, Status
 from engine.flow.run import Run
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
@@ -30,7 +30,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "library.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$.*?^```text\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
 PATCHED = "from gevent import monkey; monkey.patch_all()\n"
 
-LAB = Identity(name="lab", helo_name="probe.lab", mail_from="probe@probe.lab", public_v4="127.0.0.1")
+LAB = Identity(
+    name="lab", helo_name="probe.lab", mail_from="probe@probe.lab", public_v4="127.0.0.1", limits=Limits(None, None)
+)
 LEAVE = Consent("TICKET-7", "A. Owner", datetime(2026, 1, 1, tzinfo=UTC))
 
 

@@ -31,6 +31,11 @@ class TokenBucket:
         """The moment from which `tokens` (at most the burst) may be taken together; `now` when at once."""
         return max(now, self._earliest(tokens))
 
+    @property
+    def full_at(self) -> float:
+        """From when on it is as good as new."""
+        return self._due
+
     def take(self, now: float, tokens: int = 1) -> bool:
         """Take `tokens` together, or spend nothing and say False. `now` may lie ahead: a reservation."""
         if now < self._earliest(tokens):
@@ -93,7 +98,7 @@ class SlidingCount:
     def spent(self, now: float) -> int:
         """How many tokens count at `now`."""
         entries = self._entries
-        while entries and (entries[0].at <= now - self.window_s or not entries[0].tokens):
+        while entries and (entries[0].at + self.window_s <= now or not entries[0].tokens):
             oldest = entries.popleft()
             oldest.gone = True
             self._total -= oldest.tokens

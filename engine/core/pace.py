@@ -1,16 +1,18 @@
-"""Rates that adapt: a recipient rate inside a policy's range, and the budget of refusals.
+"""Rates that adapt: a recipient rate inside a policy's range, the budget of refusals, and an identity's warm-up.
 
 1. Pace is cut when a server complains of our rate or its load, at most once in 10 minutes, and never by greylisting,
    mailbox or recipient-count replies; it recovers by steps.
 2. The refusal budget is a count in a sliding window. It grows by a tenth of its ceiling after an hour that used half
    of it in peace, and is halved for a day by a reply that blames our source, at most once an hour.
-3. Both are plain data (`memory`, `recall`), so that a restart goes on where the last run stood.
-4. A range may change under them (`adopt`). What they learnt outlasts a narrower range, and counts again after it.
+3. Warm-up counts recipients that were asked, whatever the answer, in a sliding day.
+4. Pace and budget are plain data (`memory`, `recall`), so that a restart goes on where the last run stood.
+5. A range may change under them (`adopt`). What they learnt outlasts a narrower range, and counts again after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 
 from engine.core.bucket import SlidingCount, Spending, TokenBucket
 from engine.core.grammar import Range
@@ -19,7 +21,8 @@ from engine.core.policy import PaceRange
 CUT_GAP_S = 600.0  # a burst of complaints is one complaint
 CUTS_PACE = frozenset({"rate_limited", "too_many_connections", "server_busy"})
 HOUR_S = 3600.0
-FROZEN_S = 86_400.0
+DAY_S = 86_400.0
+FROZEN_S = DAY_S
 
 
 class Pace:
@@ -187,7 +190,8 @@ class RefusalBudget:
             self._hour_began = now
         if now - self._hour_began < HOUR_S:
             return
-        earned = self._hour_spent * 2 >= self._count.limit and now >= self._frozen_until
+        allowed = self._count.limit * max(1.0, HOUR_S / self._count.window_s)
+        earned = self._hour_spent * 2 >= allowed and now >= self._frozen_until
         if earned and self._count.limit < self._ceiling:
             self._set(min(self._ceiling, self._count.limit + max(1, self._ceiling // 10)))
         self._hour_began, self._hour_spent = now, 0
@@ -202,3 +206,53 @@ class RefusalBudget:
 
     def __repr__(self) -> str:
         return f"<RefusalBudget {self._count.limit} of {self._ceiling} in {self._count.window_s:g} s>"
+
+
+class Warmth:
+    """The recipients that a young identity may ask in a sliding day: `per_day` by its age, and then no limit.
+
+    `began_at` is when its first day began. Before that the first step holds.
+    """
+
+    __slots__ = ("_began_at", "_count", "_per_day")
+
+    def __init__(self, per_day: Sequence[int], began_at: float) -> None:
+        self._per_day = tuple(per_day)
+        self._began_at = began_at
+        self._count = SlidingCount(self._per_day[0], DAY_S)
+
+    def room(self, now: float) -> int:
+        """How many more may be asked at `now`."""
+        return sys.maxsize if self._day(now) >= len(self._per_day) else self._count.room(now)
+
+    def room_at(self, now: float) -> float:
+        """When the next one may be asked: when one of yesterday's leaves the count, or a higher step begins."""
+        day = self._day(now)
+        if day >= len(self._per_day):
+            return now
+        due, spent = self._count.room_at(now), self._count.spent(now)
+        for step, limit in enumerate((*self._per_day[day + 1 :], sys.maxsize), start=day + 1):
+            begins_at = self._began_at + step * DAY_S
+            if begins_at >= due:
+                break
+            if limit > spent:
+                return max(now, begins_at)
+        return due
+
+    def spend(self, now: float, tokens: int) -> Spending:
+        """Count RCPTs about to be asked."""
+        return self._count.spend(now, tokens)
+
+    def give_back(self, spending: Spending, tokens: int) -> None:
+        """Return what was not asked after all."""
+        self._count.give_back(spending, tokens)
+
+    def _day(self, now: float) -> int:
+        day = 0
+        while day < len(self._per_day) and now >= self._began_at + (day + 1) * DAY_S:
+            day += 1
+        self._count.limit = self._per_day[min(day, len(self._per_day) - 1)]
+        return day
+
+    def __repr__(self) -> str:
+        return f"<Warmth {self._count!r}>"

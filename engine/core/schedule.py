@@ -1,20 +1,27 @@
 """Which lane starts next: lanes in a heap by the moment at which they can.
 
-1. Nobody polls: a lane is in the heap with its next-ready time, or waits for an event and is not in it.
-2. No lane waits because of another; a decision costs O(log lanes).
-3. It decides; `flow` spawns, sleeps and dials.
+1. Nobody polls: a lane is in the heap with the moment at which it has something to ask, or waits for a cap and is not
+   in it, or waits for an event.
+2. A cap that lacks something for the lane at its head has one entry in the heap, at the moment at which it has it.
+3. A lane waits for the innermost cap that lacks something, in the order in which lanes first wanted to start. It
+   stands in the lines of all caps from its own up to that one: those that it has passed wait with it.
+4. Who is passed over by the caller stands in nobody's way: it leaves its lines, and comes back with its old ticket.
+5. No lane waits because of another, but for the caps that they share; a decision costs O(log lanes).
+6. It decides; `flow` spawns, sleeps and dials.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from engine.core.cap import Cap
 from engine.core.lane import Lane, Visit
 
 LOOK_AHEAD = 100  # ready lanes that are looked at for one that is admitted
+_AHEAD = 1 << 60  # a positive control stands before everybody who waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,60 +36,157 @@ class Schedule:
 
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
-        self._heap: list[tuple[float, int, str]] = []
-        self._entry: dict[str, int] = {}  # the one valid entry of each lane; older ones are skipped
+        self._heap: list[tuple[float, int, Lane | Cap]] = []
+        self._entry: dict[Lane | Cap, tuple[float, int]] = {}  # the one valid entry of each; older ones are skipped
+        self._ticket: dict[str, int] = {}  # of a lane that wants to start: its place in every line
+        self._waits_for: dict[str, Cap] = {}
         self._order = count()
 
     def add(self, lane: Lane) -> None:
         """Take in a lane that is new."""
         self.lanes[lane.key] = lane
 
-    def touch(self, lane: Lane, now: float) -> None:
-        """Something of the lane changed (work came, a session ended): find its place in the heap anew."""
-        due = lane.ready_at(now)
-        if due is None:
-            self._entry.pop(lane.key, None)
-            return
-        ticket = self._entry[lane.key] = next(self._order)
-        heapq.heappush(self._heap, (due, ticket, lane.key))
+    def touch(self, lane: Lane, now: float, caps: Sequence[Cap] = ()) -> None:
+        """Something of the lane changed (work came, a session ended): find its place anew.
+
+        `caps` are others that its session has charged.
+        """
+        if self._may_start(lane, now):
+            self._put(lane, min(lane.due(now) or now, now))
+        for cap in dict.fromkeys((*lane.caps, *caps)):
+            self._place(cap, now)
 
     def next(self, now: float, *, admits: Callable[[Lane], bool] | None = None, trial: bool = False) -> Visit | Wait:
         """Start the visit whose turn it is, or say how long to wait.
 
         `admits` passes over ready lanes, LOOK_AHEAD of them at most; `trial` starts the identity's half-open session.
         """
-        passed: list[tuple[float, int, str]] = []
+        passed: list[Lane] = []
         try:
             return self._next(now, admits, passed, trial=trial)
         finally:
-            for entry in passed:
-                heapq.heappush(self._heap, entry)
+            for lane in passed:
+                self._put(lane, now)
+
+    def start(self, lane: Lane, now: float, *, trial: bool = False) -> Visit | None:
+        """Start a visit of this lane, whoever else waits; nothing where its limits don't let it."""
+        visit = lane.start(now, trial=trial)
+        if visit is not None:
+            self._ticket.pop(lane.key, None)
+            self._leave(lane, lane.caps)
+            self.touch(lane, now)
+        return visit
+
+    def divert(self, visit: Visit, caps: tuple[Cap, ...], now: float) -> bool:
+        """`Lane.divert`; what the visit leaves may serve others now."""
+        left = visit.caps
+        diverted = visit.lane.divert(visit, caps, now)
+        for cap in left if diverted else ():
+            self._place(cap, now)
+        return diverted
+
+    def waiting(self, cap: Cap) -> list[Lane]:
+        """The lanes that wait for a cap."""
+        return [self.lanes[key] for key in cap.line.keys if self._waits_for.get(key) is cap]
+
+    def retire(self, lane: Lane) -> None:
+        """Forget a lane that has no work; what its windows have spent lives on in the identity state."""
+        self.lanes.pop(lane.key, None)
+        self._entry.pop(lane, None)
+        self._ticket.pop(lane.key, None)
+        self._waits_for.pop(lane.key, None)
+        for cap in self._leave(lane, lane.caps):
+            self._put(cap, float("-inf"))  # it is somebody else's turn there
+        if not lane.own.line:
+            self._entry.pop(lane.own, None)
+
+    # --- inside -----------------------------------------------------------------------------------------------
 
     def _next(
-        self, now: float, admits: Callable[[Lane], bool] | None, passed: list[tuple[float, int, str]], *, trial: bool
+        self, now: float, admits: Callable[[Lane], bool] | None, passed: list[Lane], *, trial: bool
     ) -> Visit | Wait:
         while self._heap and len(passed) < LOOK_AHEAD:
-            due, ticket, key = self._heap[0]
-            if self._entry.get(key) != ticket:
+            due, ticket, who = self._heap[0]
+            if self._entry.get(who) != (due, ticket):
                 heapq.heappop(self._heap)
                 continue
             if due > now:
                 return Wait(due)
             heapq.heappop(self._heap)
-            lane = self.lanes[key]
-            if admits is not None and not admits(lane):
-                passed.append((due, ticket, key))
+            del self._entry[who]
+            lane = who if isinstance(who, Lane) else self.lanes.get(who.line.first)
+            if lane is None:
                 continue
-            visit = lane.start(now, trial=trial)
-            self.touch(lane, now)
+            if admits is not None and not admits(lane):
+                passed.append(lane)
+                self._waits_for.pop(lane.key, None)
+                self._stir(self._leave(lane, lane.caps), now)
+                continue
+            visit = lane.start(now, trial=trial) if self._may_start(lane, now) else None
+            if visit is not None:
+                self._leave(lane, lane.caps)
+                del self._ticket[lane.key]
+            self.touch(lane, now, () if isinstance(who, Lane) else (who,))
             if visit is not None:
                 return visit
         return Wait(None)
 
-    def retire(self, lane: Lane) -> None:
-        """Forget a lane that has no work; what its windows have spent lives on in the identity state."""
-        self.lanes.pop(lane.key, None)
-        self._entry.pop(lane.key, None)
+    def _may_start(self, lane: Lane, now: float) -> bool:
+        """Whether it starts now; else it waits in the heap for its moment, in a line for its grant, or for an event."""
+        due = lane.due(now)
+        self._waits_for.pop(lane.key, None)
+        if due is None or due > now:
+            self._ticket.pop(lane.key, None)
+            self._stir(self._leave(lane, lane.caps), now)
+            if due is None:
+                self._entry.pop(lane, None)
+            else:
+                self._put(lane, due)
+            return False
+        ticket, size = self._take_ticket(lane), lane.first_size(now)
+        for place, cap in enumerate(lane.caps):
+            cap.line.join(lane.key, ticket)
+            granted = cap.ready_at(now, size) if cap.line.first == lane.key else None
+            if granted is None or granted > now:
+                self._waits_for[lane.key] = cap
+                self._entry.pop(lane, None)
+                self._stir(self._leave(lane, lane.caps[place + 1 :]), now)
+                return False
+        return True
+
+    def _take_ticket(self, lane: Lane) -> int:
+        ticket = self._ticket.get(lane.key)
+        if ticket is None or (lane.urgent and ticket >= 0):
+            ticket = self._ticket[lane.key] = next(self._order) - (_AHEAD if lane.urgent else 0)
+        return ticket
+
+    @staticmethod
+    def _leave(lane: Lane, caps: Sequence[Cap]) -> list[Cap]:
+        """Wait no more in these lines; says which it waited in."""
+        return [cap for cap in caps if cap.line.leave(lane.key)]
+
+    def _stir(self, caps: Sequence[Cap], now: float) -> None:
+        for cap in caps:
+            self._place(cap, now)
+
+    def _place(self, cap: Cap, now: float) -> None:
+        """The cap's one entry in the heap: when it has what the lane at its head lacks of it."""
+        first = cap.line.first
+        if self._waits_for.get(first) is not cap:
+            self._entry.pop(cap, None)  # nobody waits, or its first waits for a cap above
+            return
+        due = cap.ready_at(now, self.lanes[first].first_size(now))
+        if due is None:
+            self._entry.pop(cap, None)
+        else:
+            self._put(cap, due)
+
+    def _put(self, who: Lane | Cap, due: float) -> None:
+        known = self._entry.get(who)
+        if known is None or known[0] != due:
+            ticket = next(self._order)
+            self._entry[who] = (due, ticket)
+            heapq.heappush(self._heap, (due, ticket, who))
 
     def __repr__(self) -> str:
         waiting = sum(lane.queue.waiting for lane in self.lanes.values())

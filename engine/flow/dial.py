@@ -1,6 +1,6 @@
 """Whom a visit dials: the hosts of a site in order, and when the next one may be tried.
 
-1. At most 3 hosts, 2 addresses each.
+1. At most 3 hosts, 2 addresses each, and none whose caps grant nothing now.
 2. The next is tried only when one could not be reached, or said 4yz of its own state. Any reply that blames us, at
    any stage, ends the attempt for the whole site.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 
 from engine.core.brake import IdentityBrake
+from engine.core.caps import MAX_ADDRESSES, MAX_HOSTS
 from engine.core.identity import Identity, Job
 from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet, ReplyRow
@@ -31,8 +32,6 @@ from engine.store.journal import Journal
 from engine.store.state import State
 from engine.store.writer import Ticket
 
-MAX_HOSTS = 3
-MAX_ADDRESSES = 2
 _OWN_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
 
 
@@ -54,6 +53,7 @@ class Desk:
     metrics: Metrics
     guard: Guard
     memory: Memory
+    admit: Callable[[Visit, str, str], bool]  # whether a visit may dial this host at this address
     transcript: Callable[[str, str, float], None] | None = None
     one_attempt: bool = False  # `check` asks once and says what a run would do next
     draining: bool = False  # nothing more is asked; sessions say QUIT
@@ -76,8 +76,10 @@ class Desk:
     def observe(self, visit: Visit, line: Line, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
         """One observation a reply: lane, identity and what the next run must know learn of it at once."""
         lane = visit.lane
-        source = lane.observe(domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s)
-        self.memory.note(lane)
+        source = lane.observe(
+            domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s, caps=visit.caps
+        )
+        self.memory.note(lane, visit.caps)
         self.guard.replied(visit, line, one, source=source)
 
     def distrust(self) -> None:
@@ -134,7 +136,10 @@ class Line:
 
 
 def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Line:
-    """Open a session at the first host that lets us in. `eai` puts hosts known to lack SMTPUTF8 last."""
+    """Open a session at the first host that lets us in. `eai` puts hosts known to lack SMTPUTF8 last.
+
+    A line without session and failure: nothing was dialled, because the run stops or no cap grants it now.
+    """
     policy = visit.lane.policy
     identity = desk.identity  # it asks from addresses that it has stated, and from no other
     endpoints = [
@@ -142,12 +147,15 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
     ]
     if eai:
         endpoints.sort(key=lambda endpoint: endpoint.host in site.without_utf8)
-    line = Line()
+    line, dialled = Line(), not endpoints
     for endpoint in endpoints:
         if desk.stops(visit):
             line.failure = None  # nobody knows what the next host would have said
             return line
+        if not desk.admit(visit, endpoint.host, endpoint.ip):
+            continue
         claimed = desk.policies.claiming(endpoint.host)
+        dialled = True
         line.rows = (claimed or policy).replies
         line.endpoint = endpoint
         session = Session(endpoint, desk.identity, policy.timeouts, policy.tls, transcript=desk.transcript)
@@ -163,7 +171,7 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
             desk.guard.dialled(visit, site, connected=True)
             line.session, line.failure = session, None
             return line
-    if line.failure is None:
+    if line.failure is None and dialled:
         line.failure = judge_ended(
             SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address that we can dial"), ()
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from engine.core.breaker import BreakerState
+from engine.core.cap import Cap
 from engine.core.egress import Egress, neighbourhood
 from engine.core.identity_breaker import EGRESS, IdentityBreaker, organisation
 from engine.core.lane import Lane, Visit
@@ -49,6 +50,7 @@ class Guard:
         jitter: Callable[[], float],
         doubt: Callable[[], None],
         wake: Callable[[], object],
+        cap: Cap | None = None,
     ) -> None:
         self.breaker = IdentityBreaker()
         self.egress = Egress()
@@ -59,6 +61,7 @@ class Guard:
         self._jitter = jitter
         self._doubt = doubt
         self._wake = wake
+        self._cap = cap  # the identity's own limits
         self.connections = 0  # that came about
         self._met: dict[str, tuple[Lane, SiteHosts]] = {}  # sites that connected last
         memory.recall_identity(self.breaker)
@@ -125,6 +128,8 @@ class Guard:
             self.breaker.answered(visit.site, who, now, self._jitter(), cause=cause, named=one.detail)
         if source or self.breaker.breaker.state is not state:
             self._memory.save_identity(self.breaker)
+        if self._cap is not None and state is BreakerState.CLOSED and self.breaker.stops:
+            self._cap.blamed(now)
 
     def closed(self) -> None:
         """The witnesses could not be reached: the way out is closed."""
@@ -149,8 +154,7 @@ class Guard:
                 continue
             if due > now:
                 return Wait(due)
-            visit = lane.start(now, trial=True)
-            self._schedule.touch(lane, now)
+            visit = self._schedule.start(lane, now, trial=True)
             if visit is not None:
                 breaker.attempt(now)
                 return visit

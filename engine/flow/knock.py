@@ -25,7 +25,7 @@ def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
             line.session.quit()
         now, wall = desk.clock(), desk.wall()
         lane.settle(visit, visit.first, 0, now)
-        if line.session is None and line.failure is None:  # the run stops
+        if line.session is None and line.failure is None:  # the run stops, or no cap grants it
             lane.queue.add(item, now)
             return
         item.attempts += 1

@@ -1,9 +1,10 @@
-"""What the next run has to know of lanes and the identity: saved when it changes, brought back with the lane.
+"""What the next run has to know of lanes, caps and the identity: saved when it changes, brought back with them.
 
 1. What is saved is how long ago and for how much longer, with the wall clock of the moment beside it. A clock that was
    set back makes no time pass; one that was set forward, a day at most.
-2. A lane that is like a new one leaves nothing behind. What only its buckets owe is of use until they are full, and
-   then leaves the file.
+2. What is like new leaves nothing behind. What only its buckets owe is of use until they are full, and then leaves the
+   file.
+3. What windows have spent stands in the identity state by itself, from before it was asked.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from gevent.lock import BoundedSemaphore
+
+from engine.core.cap import Cap
+from engine.core.caps import Caps
 from engine.core.identity_breaker import IdentityBreaker
 from engine.core.lane import Lane
 from engine.store.state import State
 
 AWAY_S = 86_400.0  # no limit, breaker or freeze outlasts a day: more of it changes nothing
+LONGEST_WINDOW_S = 86_400.0
 KEPT_S = 30 * 86_400.0
-SWEEP_EVERY = 5_000  # lanes saved between two looks for what is of no use any more
+SWEEP_EVERY = 5_000  # lanes and caps saved between two looks for what is of no use any more
 
 
 class Memory:
@@ -28,19 +34,36 @@ class Memory:
         self._identity = identity_key
         self._clock = clock
         self._wall = wall
-        self._kept: set[str] = set()  # lanes that have something in the file
+        self._kept: set[str] = set()  # keys that have something in the file
         self._saved = 0
+        self._restoring = BoundedSemaphore(1)  # nobody starts under a cap that another one is still bringing back
         state.forget_breakers(wall())
 
-    def recall(self, lanes: Mapping[str, Lane]) -> None:
-        """Bring back what earlier runs knew of these lanes."""
-        found = self._state.breakers([self.key(key) for key in lanes])
-        now, wall = self._clock(), self._wall()
-        for key, lane in lanes.items():
-            kept = found.get(self.key(key))
-            if kept is not None:
+    def restore(self, caps: Caps, lanes: Iterable[Lane] = ()) -> None:
+        """Bring back what earlier runs knew of these new lanes, and knew and spent of all caps that are fresh."""
+        with self._restoring:
+            fresh, caps.fresh = caps.fresh, []
+            rows: dict[str, Cap | Lane] = {self.key(cap.key): cap for cap in fresh}
+            rows |= {self._holds(lane): lane for lane in lanes}
+            if not rows:
+                return
+            found = self._state.breakers(list(rows))
+            now, wall = self._clock(), self._wall()
+            for key, kept in found.items():
                 self._kept.add(key)
-                lane.recall(kept, now, away_s(kept, wall))
+                rows[key].recall(kept, now, away_s(kept, wall))
+            self.spent(fresh)
+
+    def spent(self, caps: Iterable[Cap], but_last_s: Mapping[Cap, float] | None = None) -> None:
+        """Bring back what the windows of caps have spent, but for the last seconds of some, which they know."""
+        windows = {self.key(key): (cap, window) for cap in caps for key, window in cap.windows.items()}
+        now, wall = self._clock(), self._wall()
+        for key, spendings in self._state.spent(list(windows), wall - LONGEST_WINDOW_S).items():
+            cap, window = windows[key]
+            known_s = but_last_s[cap] if but_last_s is not None else float("-inf")
+            for at, tokens in spendings:
+                if wall - at >= known_s:
+                    window.spend(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
 
     def recall_identity(self, breaker: IdentityBreaker) -> None:
         """Bring back what earlier runs knew of the identity."""
@@ -48,25 +71,28 @@ class Memory:
         if kept is not None:
             breaker.recall(kept, self._clock(), away_s(kept, self._wall()))
 
-    def note(self, lane: Lane) -> None:
-        """Save a lane if something changed that must not be forgotten even by a crash."""
-        if lane.unsaved:
-            self.save([lane])
+    def note(self, lane: Lane, caps: Iterable[Cap]) -> None:
+        """Save what changed, if it must not be forgotten even by a crash."""
+        changed = [cap for cap in caps if cap.unsaved]
+        if lane.unsaved or changed:
+            self.save([lane] if lane.unsaved else [], changed)
 
-    def save(self, lanes: Iterable[Lane]) -> None:
-        """Save lanes: they leave memory, or the run ends."""
+    def save(self, lanes: Iterable[Lane], caps: Iterable[Cap]) -> None:
+        """Save lanes and caps: they leave memory, or the run ends."""
         rows: dict[str, dict[str, Any] | None] = {}
         now, wall = self._clock(), self._wall()
-        for lane in lanes:
-            lane.unsaved = False
-            kept = lane.memory(now)
+        named: list[tuple[str, Lane | Cap]] = [(self._holds(lane), lane) for lane in lanes]
+        named += [(self.key(cap.key), cap) for cap in caps]
+        for key, one in named:
+            one.unsaved = False
+            kept = one.memory(now)
             if kept:
                 useful_s = KEPT_S if set(kept) != {"owed"} else max(kept["owed"].values())
-                rows[self.key(lane.key)] = kept | {"at": wall, "until": wall + useful_s}
-                self._kept.add(lane.key)
-            elif lane.key in self._kept:
-                rows[self.key(lane.key)] = None
-                self._kept.discard(lane.key)
+                rows[key] = kept | {"at": wall, "until": wall + useful_s}
+                self._kept.add(key)
+            elif key in self._kept:
+                rows[key] = None
+                self._kept.discard(key)
         if rows:
             self._state.save_breakers(rows)
             self._saved += len(rows)
@@ -74,19 +100,23 @@ class Memory:
             self._saved = 0
             self._state.forget_breakers(wall)
 
-    def forget(self, lane: Lane) -> None:
-        """A lane leaves memory."""
-        self.save([lane])
-        self._kept.discard(lane.key)
+    def forget(self, lane: Lane, caps: Caps) -> None:
+        """A lane leaves memory, and caps that nobody needs any more."""
+        gone, caps.gone = caps.gone, []
+        self.save([lane], gone)
+        self._kept.difference_update([self._holds(lane), *(self.key(cap.key) for cap in gone)])
 
     def save_identity(self, breaker: IdentityBreaker) -> None:
         """Save what refuses the identity, and whether it is closed."""
         kept, wall = breaker.memory(self._clock()), self._wall()
         self._state.save_breakers({self._identity: kept | {"at": wall, "until": wall + KEPT_S} if kept else None})
 
-    def key(self, lane: str) -> str:
-        """What a lane is kept under: a lane is one identity's."""
-        return f"{self._identity} {lane}"
+    def key(self, key: str) -> str:
+        """What a cap or window is kept under: it is one identity's."""
+        return f"{self._identity} {key}"
+
+    def _holds(self, lane: Lane) -> str:
+        return self.key(f"holds of {lane.key}")
 
 
 def away_s(kept: Mapping[str, Any], wall: float) -> float:

@@ -11,7 +11,8 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from datetime import time as day_time
 
 import gevent
 from gevent.event import Event
@@ -19,6 +20,8 @@ from gevent.pool import Pool
 
 from engine.core.brake import SITES
 from engine.core.breaker import BreakerState
+from engine.core.cap import Cap
+from engine.core.caps import Caps
 from engine.core.identity import Identity, Job, Mode
 from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet
@@ -99,16 +102,20 @@ class Run:
             return random.uniform(0, 0.1)
 
         self._memory = Memory(state, identity.key, time.monotonic, wall)
-        self._supply = Supply(journal, state, settings.policies, self.schedule, job.mode, self._memory, wall)
-        self._guard = Guard(
-            self.schedule, self._supply.sites, self._memory, time.monotonic, jitter, self._doubt, self._wake.set
+        self._caps = Caps(settings.policies, settings.identity, _warming_since(identity) - began)
+        self._supply = Supply(
+            journal, state, settings.policies, self._caps, self.schedule, job.mode, self._memory, time.monotonic, wall
         )
+        self._guard = Guard(
+            self.schedule, self._supply.sites, self._memory, time.monotonic, jitter, self._doubt, self._wake.set,
+            self._caps.identity,
+        )  # fmt: skip
         self._desk = Desk(
             job=job, identity=identity, policies=settings.policies,
             journal=journal, state=state, secret=state.secret(), port=settings.port, clock=time.monotonic,
             wall=wall, stamp=stamp, jitter=jitter, metrics=metrics or Metrics(), guard=self._guard,
-            memory=self._memory, transcript=transcript, one_attempt=settings.one_attempt, failed=self.fail,
-            suspect=bool(journal.get("suspect")),
+            memory=self._memory, admit=self._admit, transcript=transcript, one_attempt=settings.one_attempt,
+            failed=self.fail, suspect=bool(journal.get("suspect")),
         )  # fmt: skip
 
     # --- phases -----------------------------------------------------------------------------------------------
@@ -230,7 +237,6 @@ class Run:
     # --- sessions ---------------------------------------------------------------------------------------------
 
     def _visit(self, visit: Visit) -> None:
-        lane = visit.lane
         try:
             site = self._supply.sites[visit.site]
             if self.job.mode is Mode.STANDARD:
@@ -240,18 +246,25 @@ class Run:
             self._guard.ended(visit, time.monotonic())
             if self._guard.egress.closed:
                 self.fail(PortClosed(self.settings.port))
-            self._after(lane)
+            self._after(visit)
         except Exception as error:  # noqa: BLE001 - a fault of ours or of the disk ends the run, and nothing is lost
             self.fail(error)
 
-    def _after(self, lane: Lane) -> None:
+    def _admit(self, visit: Visit, host: str, ip: str) -> bool:
+        """Whether a visit may dial this address: all of its caps grant it, with what earlier runs knew of them."""
+        self._caps.reach(visit.lane, host, ip)
+        self._memory.restore(self._caps)
+        return self._caps.admit(self.schedule, visit, host, ip, time.monotonic())
+
+    def _after(self, visit: Visit) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
-        now = time.monotonic()
+        now, lane = time.monotonic(), visit.lane
         self._refuse(lane.policy)
         self._supply.refill(lane, now)
         self._note(lane)
         self._give_up(lane, now)
-        self.schedule.touch(lane, now)
+        self.schedule.touch(lane, now, visit.caps)
+        self._caps.done(visit, now)
         if self._supply.finished(lane):
             self._supply.retire(lane)
             self._breakers.pop(lane.key, None)
@@ -267,12 +280,16 @@ class Run:
     def _give_up(self, lane: Lane, now: float) -> None:
         """What stayed closed to us for the policy's give_up in one piece ends what waits there."""
         give_up_s, queue = lane.policy.retry.give_up_s, lane.queue
-        if lane.breaker.gives_up(now, give_up_s):
-            for domain in list(queue.domains.values()):
-                queue.drop_domain(domain)
-            self._supply.forget_more(lane)
-            self.journal.end("provider_paused", stamp(), lane=lane.key)
-            log.warning("given_up", lane=lane.key, ending="provider_paused", cause=lane.breaker.cause)
+        closed = [cap for cap in lane.caps if cap.breaker and cap.breaker.gives_up(now, give_up_s)]
+        if closed:
+            self._pause(lane, closed[0])
+            for cap in closed:
+                for other in self.schedule.waiting(cap):
+                    self._pause(other, cap)
+                    self.schedule.touch(other, now)
+                    if other is not lane and self._supply.finished(other):
+                        self._supply.retire(other)
+                        self._breakers.pop(other.key, None)
             return
         for domain in [domain for domain in queue.held() if domain.hold and domain.hold.gives_up(now, give_up_s)]:
             queue.drop_domain(domain)
@@ -281,6 +298,15 @@ class Run:
             log.warning("given_up", lane=lane.key, domain=domain.name, ending="domain_refuses_us", cause=cause)
             domain.hold = None
             queue.forget(domain)
+
+    def _pause(self, lane: Lane, cap: Cap) -> None:
+        """End what waits in a lane that is closed to us."""
+        for domain in list(lane.queue.domains.values()):
+            lane.queue.drop_domain(domain)
+        self._supply.forget_more(lane)
+        self.journal.end("provider_paused", stamp(), lane=lane.key)
+        cause = cap.breaker.cause if cap.breaker else ""
+        log.warning("given_up", lane=lane.key, ending="provider_paused", cause=cause)
 
     def _note(self, lane: Lane) -> None:
         """Tell a move of the lane's breaker, once."""
@@ -327,8 +353,14 @@ class Run:
             self._doubting.kill(timeout=1.0)
         self._pool.join(timeout=DRAIN_S)
         self._pool.kill(timeout=1.0)
-        self._memory.save(self.schedule.lanes.values())
+        self._memory.save(self.schedule.lanes.values(), self._caps)
         self._memory.save_identity(self._guard.breaker)
+
+
+def _warming_since(identity: Identity) -> float:
+    """When the first day of an identity's warm-up began, in seconds since the epoch."""
+    since = identity.warmup.since if identity.warmup is not None else date(1970, 1, 1)
+    return datetime.combine(since, day_time(), UTC).timestamp()
 
 
 def _earlier(one: tuple[float | None, str], other: tuple[float | None, str]) -> tuple[float | None, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import gevent
 
+from engine.core.caps import Caps, Hosts
 from engine.core.control import ControlAnswer
 from engine.core.identity import Mode
 from engine.core.lane import Lane
@@ -29,7 +30,6 @@ IN_MEMORY = 50_000
 SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
 EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
-LONGEST_WINDOW_S = 86_400.0
 LANES_AT_ONCE = 500
 
 
@@ -41,9 +41,11 @@ class Supply:
         journal: Journal,
         state: State,
         policies: PolicySet,
+        caps: Caps,
         schedule: Schedule,
         mode: Mode,
         memory: Memory,
+        clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self.sites: dict[str, SiteHosts] = {}
@@ -51,9 +53,11 @@ class Supply:
         self._journal = journal
         self._state = state
         self._policies = policies
+        self._caps = caps
         self._schedule = schedule
         self._mode = mode
         self._memory = memory
+        self._clock = clock
         self._wall = wall
         self._after = 0
         self._more: dict[str, dict[int, tuple[str, int]]] = {}  # lane -> site id -> (key, last address id in memory)
@@ -97,10 +101,12 @@ class Supply:
 
     def retire(self, lane: Lane) -> None:
         """Forget a lane whose work is done; its windows live on in the identity state."""
-        self._memory.forget(lane)
         for key in self._lane_sites.pop(lane.key, ()):
             self.sites.pop(key, None)
-        self._schedule.retire(lane)
+        if lane.key in self._schedule.lanes:
+            self._schedule.retire(lane)
+            self._caps.let_go(lane.caps, self._clock())
+            self._memory.forget(lane, self._caps)
 
     def forget_more(self, lane: Lane) -> None:
         """Its addresses were ended in the journal: nothing more of it is to be read."""
@@ -125,24 +131,24 @@ class Supply:
         """Other policies for the lanes there are and for those to come; says how many lanes they change."""
         self._policies = policies
         changed = 0
-        wider: dict[str, tuple[Lane, float]] = {}
+        wider = dict(self._caps.adopt(policies, now))
         known: dict[int, tuple[Policy, Policy | None]] = {}  # lanes share policies: each is compared once
         for place, lane in enumerate(list(self._schedule.lanes.values()), 1):
             if place % LANES_AT_ONCE == 0:
                 gevent.sleep(0)
-            old, window_s = lane.policy, lane.budget.window_s
+            old = lane.policy
             if id(old) not in known:
                 policy = policies.named(old.name) or policies.default
                 known[id(old)] = (old, None if policy == old else policy)
             new = known[id(old)][1]
             if new is None or lane.key not in self._schedule.lanes:
                 continue
-            lane.adopt(new, now)
-            if lane.budget.window_s > window_s:
-                wider[lane.key] = (lane, window_s)
+            self._caps.rehang(lane, new, self._hosts(lane))
             self._schedule.touch(lane, now)
             changed += 1
-        self._look_back(wider, now)
+        self._memory.restore(self._caps)
+        if wider:
+            self._memory.spent(wider, wider)
         return changed
 
     def drop(self, policy: str, now: float) -> list[str]:
@@ -178,18 +184,6 @@ class Supply:
                 self.retire(lane)
         return held
 
-    def _look_back(self, wider: dict[str, tuple[Lane, float]], now: float) -> None:
-        """A window that became longer: what was spent before it began to be counted here stands in the state."""
-        if not wider:
-            return
-        wall = self._wall()
-        kept = {self._memory.key(key): each for key, each in wider.items()}
-        for key, spendings in self._state.spent(list(kept), wall - LONGEST_WINDOW_S).items():
-            lane, known_s = kept[key]
-            for at, tokens in spendings:
-                if wall - at >= known_s:
-                    lane.budget.spend(now - (wall - at), tokens)
-
     def _work(self, lane: Lane, load: Load, now: float) -> int:
         if self._mode is Mode.STANDARD:
             lane.queue.domain(load.site.key, 0, load.site.key).control = ControlAnswer.REFUSES
@@ -215,13 +209,20 @@ class Supply:
 
     def _lane(self, site: Site) -> Lane:
         lane = self._schedule.lanes.get(site.lane)
+        hosts = self.sites[site.key].hosts if site.key in self.sites else unpack_hosts(site.hosts)
         if lane is None:
-            lane = Lane(site.lane, self._policies.named(site.policy) or self._policies.default)
+            lane = self._caps.lane(site.lane, self._policies.named(site.policy) or self._policies.default, hosts)
             self._schedule.add(lane)
         if site.key not in self.sites:
             self._lane_sites.setdefault(site.lane, set()).add(site.key)
-            self.sites[site.key] = SiteHosts(site.id, site.key, unpack_hosts(site.hosts))
+            self.sites[site.key] = SiteHosts(site.id, site.key, hosts)
         return lane
+
+    def _hosts(self, lane: Lane) -> Hosts:
+        """The hosts of a lane that has one site."""
+        for key in self._lane_sites.get(lane.key, ()):
+            return self.sites[key].hosts
+        return ()
 
     @staticmethod
     def _meet(lane: Lane, site_key: str, pending: list[Pending]) -> dict[str, tuple[Lane, str]]:
@@ -239,11 +240,7 @@ class Supply:
         """What the identity state knows of these lanes' limits and these domains' control questions."""
         wall = self._wall()
         if lanes_are_new and lanes:
-            self._memory.recall(lanes)
-            kept = {self._memory.key(key): lane for key, lane in lanes.items()}
-            for key, spendings in self._state.spent(list(kept), wall - LONGEST_WINDOW_S).items():
-                for at, tokens in spendings:
-                    kept[key].budget.spend(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
+            self._memory.restore(self._caps, lanes.values())
             for key, limits in self._state.learned(list(lanes)).items():
                 lanes[key].learn(
                     per_transaction=int(limits["per_transaction"]) if "per_transaction" in limits else None,

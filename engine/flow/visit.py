@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import gevent
 
 from engine.core.brake import MANY_DOMAINS, Doubt
+from engine.core.caps import MAX_HOSTS
 from engine.core.control import ControlAnswer, control_local
 from engine.core.lane import Batch, Visit
 from engine.core.queue import Domain, Item
@@ -27,7 +28,7 @@ from engine.core.verdict import (
     is_listed_refusal,
     next_move,
 )
-from engine.flow.dial import MAX_HOSTS, Desk, Line, SiteHosts, dial
+from engine.flow.dial import Desk, Line, SiteHosts, dial
 from engine.flow.evidence import audit_row, columns
 from engine.flow.judged import Judged, judge
 from engine.net.session import Answer, Session
@@ -77,7 +78,7 @@ class Call:
         """No session: its reason holds for everybody who waits at this site."""
         now = self.desk.clock()
         items = list(batch.items)
-        back = self.lane.settle(self.visit, batch, 0, now)
+        back = self.lane.settle(self.visit, batch, 0, now, asked=False)
         if judged.reason.fault is Fault.NETWORK:
             items += self.lane.queue.take_site(self.site.key)
         for item in items:
@@ -90,7 +91,7 @@ class Call:
             self._positive_judged(judged)
         elif batch.control:
             fact = self._control_judged(batch.domain, judged)
-        self._return(batch, back, [fact] if fact else [])
+        self._return(back, [fact] if fact else [])
 
     # --- asking -----------------------------------------------------------------------------------------------
 
@@ -120,14 +121,16 @@ class Call:
         """Whom this batch asks for. Grants, and a control's number, are on disk before anything is asked."""
         desk, domain = self.desk, batch.domain
         granted = begun = None
-        if batch.tokens:
+        if batch.charges:
+            wall, site = desk.wall(), self.visit.site
             granted = desk.state.grant(
-                [Grant(desk.memory.key(self.lane.key), self.visit.site, desk.wall(), batch.tokens)]
+                [Grant(desk.memory.key(charge.key), site, wall, batch.tokens) for charge in batch.charges]
             )
         if batch.control:
             begun = desk.state.begin_control(domain.name)
         if granted is not None:
-            (batch.grant,) = granted.wait()
+            for charge, grant in zip(batch.charges, granted.wait(), strict=True):
+                charge.grant = grant
         if begun is not None:
             domain.control_number = begun.wait()
             return [f"{control_local(desk.secret, domain.name, domain.control_number)}@{domain.name}"]
@@ -164,7 +167,7 @@ class Call:
         facts = []
         if not domain.settled and any(is_listed_refusal(one.reason, backed=one.backed) for one in judged):
             facts.append(self._settle_control(domain, ControlAnswer.REFUSES, "listed_refusal"))
-        self._return(batch, back, facts)
+        self._return(back, facts)
         asked = domain.control_due is not None or domain.control_asked
         if accepted and not domain.settled and not vouched and not asked:
             return self._begin_control(session, domain, now)
@@ -205,7 +208,7 @@ class Call:
             self._positive_judged(one)
         else:
             fact = self._control_judged(batch.domain, one)
-        self._return(batch, back, [fact] if fact else [])
+        self._return(back, [fact] if fact else [])
         return self._next(session, [one], now)
 
     def _without_utf8(self, batch: Batch) -> None:
@@ -219,7 +222,7 @@ class Call:
             Reach.NONE, backed=True, accepted=False,
         )  # fmt: skip
         outcomes = []
-        back = self.lane.settle(self.visit, batch, 0, now)
+        back = self.lane.settle(self.visit, batch, 0, now, asked=False)
         for item in batch.items:
             if item.local.isascii():
                 self.lane.queue.add(item, now)
@@ -230,7 +233,7 @@ class Call:
                 self.lane.queue.add(item, now)
                 outcomes.append(Outcome(item.id, WAITING, {"reconnects": item.reconnects}))
         desk.write(outcomes, [audit_row(desk, self.line, "connect", unsupported)])
-        self._return(batch, back, [])
+        self._return(back, [])
 
     # --- what answers do --------------------------------------------------------------------------------------
 
@@ -360,17 +363,17 @@ class Call:
 
     # --- writing ----------------------------------------------------------------------------------------------
 
-    def _return(self, batch: Batch, back: int, facts: Sequence[Fact]) -> None:
+    def _return(self, back: Sequence[tuple[int, int]], facts: Sequence[Fact]) -> None:
         """State after journal: tokens and facts follow the replies that prove them."""
-        if back and batch.grant:
-            self.desk.state.give_back([(batch.grant, back)])
+        if back:
+            self.desk.state.give_back(back)
         if facts:
             self.desk.state.put_facts(facts)
 
     def _put_back(self, batch: Batch) -> None:
         """The batch was not asked: its addresses wait again, its tokens return."""
         now = self.desk.clock()
-        self._return(batch, self.lane.settle(self.visit, batch, 0, now), [])
+        self._return(self.lane.settle(self.visit, batch, 0, now, asked=False), [])
         for item in reversed(batch.items):
             self.lane.queue.add(item, now, first=True)
         if batch.control:

@@ -257,6 +257,23 @@ def test_a_domain_has_waited_since_its_turn_was_due():
     assert again.waited_s == 3.0
 
 
+def adopt(lane, policy, now):
+    """Another policy for a lane and the cap of its own, as a reload brings it."""
+    lane.own.adopt(policy, now)
+    lane.adopt(policy)
+
+
+def memory(lane, now):
+    """What a lane and the cap of its own leave behind, through plain JSON."""
+    return json.loads(json.dumps(lane.memory(now) | lane.own.memory(now)))
+
+
+def recall(lane, kept, now, away_s):
+    """Bring both back."""
+    lane.recall(kept, now, away_s)
+    lane.own.recall(kept, now, away_s)
+
+
 def test_what_a_lane_was_told_outlives_it():
     """Breaker, holds, pace, budget and what its buckets owe, through plain JSON; the time away counts."""
     lane = loaded(40, domains=4, breaker=BreakerLimits(600.0, 20, 0.5, 900.0, 21_600.0))
@@ -264,9 +281,9 @@ def test_what_a_lane_was_told_outlives_it():
     lane.observe(lane.queue.domains[names[1]], REASONS["policy_rejected"], Reach.DOMAIN, 90.0, 0.0, first=True)
     assert lane.unsaved
     lane.observe(lane.queue.domains[names[0]], REASONS["rate_limited"], Reach.SOURCE, 100.0, 0.0, first=True)
-    kept = json.loads(json.dumps(lane.memory(200.0)))
+    kept = memory(lane, 200.0)
     again = loaded(0, breaker=lane.policy.breaker)
-    again.recall(kept, 7000.0, 300.0)
+    recall(again, kept, 7000.0, 300.0)
     for number, name in enumerate(names):
         again.queue.domain(name, number, "site")
         again.queue.add(Item(number, "user", name), 7000.0)
@@ -281,8 +298,8 @@ def test_a_lane_like_a_new_one_leaves_nothing_behind():
     lane = loaded(3)
     world = World(lane)
     world.run()
-    assert set(lane.memory(world.now)) <= {"owed"}
-    assert lane.memory(world.now + 3600.0) == {}
+    assert set(memory(lane, world.now)) <= {"owed"}
+    assert memory(lane, world.now + 3600.0) == {}
 
 
 def test_a_restart_brings_no_tokens():
@@ -293,7 +310,7 @@ def test_a_restart_brings_no_tokens():
     lane.settle(starts[0], starts[0].first, 0, 0.0)
     lane.finish(starts[0], 0.0)
     again = loaded(50, domains=50)
-    again.recall(json.loads(json.dumps(lane.memory(0.0))), 500.0, 0.4)
+    recall(again, memory(lane, 0.0), 500.0, 0.4)
     assert again.ready_at(500.0) == pytest.approx(500.0 + 0.6)
 
 
@@ -302,7 +319,7 @@ def test_a_restart_brings_no_tokens():
 def test_no_clock_opens_what_was_closed_for_ever(left, away):
     """Whatever a file says, a lane is closed for a day at most, and never less than what is left of it."""
     lane = loaded(1)
-    lane.recall({"breaker": {"left": left, "next": left, "cause": "ip_blocked"}}, 0.0, away)
+    recall(lane, {"breaker": {"left": left, "next": left, "cause": "ip_blocked"}}, 0.0, away)
     assert lane.ready_at(0.0) == pytest.approx(min(86_400.0, max(0.0, left - away)))
 
 
@@ -359,7 +376,7 @@ def test_limits_that_change_in_mid_run_are_kept_from_then_on(changes):
             sessions=Sessions(concurrency, Rate(60, 60.0), 1),
             recipients=replace(FAST, rate=Range(Rate(per_min, 60.0), Rate(per_min, 60.0)), per_transaction=1),
         )
-        lane.adopt(other, since)
+        adopt(lane, other, since)
         over = max(0, lane.open_sessions - concurrency)
         world.most_open = 0
         world.run(since + lasts_s)
@@ -382,11 +399,11 @@ def test_adopting_gives_back_nothing_that_was_spent():
     assert visit is not None
     lane.budget.spend(0.0, 10 - visit.first.tokens)
     lane.breaker.open(0.0, "ip_blocked")
-    lane.adopt(policy(recipients=SLOW, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(20, 3600.0)))), 1.0)
+    adopt(lane, policy(recipients=SLOW, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(20, 3600.0)))), 1.0)
     assert lane.budget.room(1.0) == 0
     assert not lane.breaker.allows(1.0)
     assert lane.per_transaction == 1
-    lane.adopt(policy(refusals=Refusals(5, Range(Rate(12, 3600.0), Rate(20, 3600.0)))), 2.0)
+    adopt(lane, policy(refusals=Refusals(5, Range(Rate(12, 3600.0), Rate(20, 3600.0)))), 2.0)
     assert lane.budget.room(2.0) == 2
 
 
@@ -394,9 +411,9 @@ def test_what_a_site_taught_outlasts_other_limits():
     """A site that takes two recipients takes two under any policy; the policy's own smaller number holds too."""
     lane = loaded(10)
     lane.learn(per_transaction=2, per_session=6)
-    lane.adopt(policy(recipients=SLOW), 0.0)
+    adopt(lane, policy(recipients=SLOW), 0.0)
     assert (lane.per_transaction, lane.per_session) == (1, 4)
-    lane.adopt(policy(recipients=FAST), 1.0)
+    adopt(lane, policy(recipients=FAST), 1.0)
     assert (lane.per_transaction, lane.per_session) == (2, 6)
 
 
@@ -405,20 +422,20 @@ def test_a_cut_pace_stays_cut_under_other_limits():
     lane = loaded(10)
     lane.pace.cut(0.0)
     assert lane.pace.rate_per_s == 5.0
-    lane.adopt(policy(recipients=SLOW), 10.0)
+    adopt(lane, policy(recipients=SLOW), 10.0)
     assert lane.pace.rate_per_s == 0.1
     lane.pace.recover(90_000.0)
-    lane.adopt(policy(recipients=FAST), 90_000.0)
+    adopt(lane, policy(recipients=FAST), 90_000.0)
     assert lane.pace.rate_per_s == 5.0
 
 
 def test_a_lane_that_never_met_trouble_starts_where_the_new_range_does():
     """Without a cut or a step of its own there is nothing to remember."""
     lane = loaded(10)
-    lane.adopt(policy(recipients=SLOW), 0.0)
+    adopt(lane, policy(recipients=SLOW), 0.0)
     assert lane.pace.rate_per_s == 0.1
     assert lane.pace.memory(0.0) == {}
-    lane.adopt(policy(recipients=FAST), 1.0)
+    adopt(lane, policy(recipients=FAST), 1.0)
     assert lane.pace.rate_per_s == 10.0
 
 
@@ -427,7 +444,7 @@ def test_sessions_beyond_a_lowered_number_say_quit():
     lane = loaded(40, domains=4)
     visits = [lane.start(0.0), lane.start(1.0)]
     assert None not in visits
-    lane.adopt(policy(sessions=Sessions(1, Rate(60, 60.0), 2)), 1.1)
+    adopt(lane, policy(sessions=Sessions(1, Rate(60, 60.0), 2)), 1.1)
     for visit in visits:
         lane.settle(visit, visit.first, 1, 1.2)
         visit.first.domain.control = ControlAnswer.REFUSES
@@ -441,7 +458,7 @@ def test_a_longer_window_counts_what_the_caller_brings_of_it():
     """10 an hour become 15 a day: what was spent in the hour counts on, the older part is told by the state."""
     lane = loaded(40, refusals=Refusals(5, Range(Rate(10, 3600.0), Rate(10, 3600.0))))
     lane.budget.spend(10_000.0, 4)
-    lane.adopt(policy(refusals=Refusals(5, Range(Rate(15, 86_400.0), Rate(15, 86_400.0)))), 10_100.0)
+    adopt(lane, policy(refusals=Refusals(5, Range(Rate(15, 86_400.0), Rate(15, 86_400.0)))), 10_100.0)
     lane.budget.spend(100.0, 6)
     assert lane.budget.room(10_100.0) == 5
     assert lane.budget.room_at(10_100.0) == 10_100.0
@@ -453,7 +470,7 @@ def test_a_breaker_keeps_how_often_it_doubled():
     lane.breaker.open(0.0, "ip_blocked")
     lane.breaker.attempt(1000.0)
     changed = replace(lane.policy.breaker, open_s=60.0, max_open_s=1200.0)
-    lane.adopt(policy(breaker=changed), 1000.0)
+    adopt(lane, policy(breaker=changed), 1000.0)
     lane.breaker.open(1000.0, "ip_blocked")
     assert lane.breaker.until == 2200.0
     lane.breaker.attempt(2200.0)

@@ -1,0 +1,365 @@
+"""Limits that lanes share: of a site, a provider or an address, of all sites of a provider, of an identity.
+
+1. Caps form a tree. Whoever starts a session is granted it by its lane's own cap and by every cap above that one; all
+   are checked first, then all are charged, or none.
+2. A cap serves lanes in the order in which they first wanted to start. A lane that passed one cap and waits for the
+   next above keeps its place in both, and nobody overtakes it in either.
+3. A lane's own limits are a cap too: two lanes that lead to one provider or address share one cap, not one each.
+4. A cap decides and counts; who waits where is the schedule's work. Time comes in as `now` (monotonic seconds).
+5. What it was told and has spent outlives it: `memory` and `recall` carry it over a restart, windows apart.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.core.breaker import LONGEST_S, Breaker, BreakerState
+from engine.core.bucket import Spending, TokenBucket
+from engine.core.identity import Identity
+from engine.core.pace import CUTS_PACE, Pace, RefusalBudget, Warmth
+from engine.core.policy import Policy, Sessions
+from engine.core.reasons import Fault, Reach, Reason
+
+_SERVERS_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
+_BUSY = frozenset({"server_busy", "server_storage"})
+
+
+class Line:
+    """Who waits, lowest ticket first; who comes in between by an older ticket is served before."""
+
+    __slots__ = ("_heap", "_tickets")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, str]] = []
+        self._tickets: dict[str, int] = {}
+
+    def join(self, key: str, ticket: int) -> None:
+        """Wait here; nothing changes for who waits here already with this ticket."""
+        if self._tickets.get(key) != ticket:
+            self._tickets[key] = ticket
+            heapq.heappush(self._heap, (ticket, key))
+
+    def leave(self, key: str) -> bool:
+        """Wait here no more; False when it did not."""
+        return self._tickets.pop(key, None) is not None
+
+    @property
+    def first(self) -> str:
+        """Whose turn it is; empty when nobody waits."""
+        while self._heap:
+            ticket, key = self._heap[0]
+            if self._tickets.get(key) == ticket:
+                return key
+            heapq.heappop(self._heap)
+        return ""
+
+    @property
+    def keys(self) -> list[str]:
+        """All who wait, in no order."""
+        return list(self._tickets)
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __repr__(self) -> str:
+        return f"<Line of {len(self)}, {self.first or 'nobody'} first>"
+
+
+@dataclass(slots=True)
+class Charge:
+    """What one window was charged for a transaction. `key` names it in the identity state, `grant` its row there."""
+
+    key: str
+    window: RefusalBudget | Warmth
+    spending: Spending
+    grant: int | None = None
+
+    def release(self, refused: int, asked: int) -> int:
+        """Give back what was not used: a budget keeps what was refused, a day's count what was asked."""
+        back = self.spending.tokens - (refused if isinstance(self.window, RefusalBudget) else asked)
+        self.window.give_back(self.spending, back)
+        return back
+
+
+class Cap:
+    """Limits that hold for everybody below it; what is None is not limited here.
+
+    `sessions` spaces session starts, `starts` counts them in a window, `concurrency` is how many may be open at once;
+    `recipients` spaces RCPTs, at the rate of `pace`; `windows` are budgets whose spendings outlive the process.
+    """
+
+    __slots__ = (
+        "_tempfails", "above", "breaker", "budget", "concurrency", "key", "line", "open_sessions", "pace", "policy",
+        "recipients", "sessions", "starts", "unsaved", "windows",
+    )  # fmt: skip
+
+    def __init__(self, key: str, above: Cap | None = None) -> None:
+        self.key = key
+        self.above = above
+        self.line = Line()
+        self.open_sessions = 0
+        self.concurrency = sys.maxsize
+        self.policy: Policy | None = None
+        self.sessions: TokenBucket | None = None
+        self.starts: RefusalBudget | None = None
+        self.recipients: TokenBucket | None = None
+        self.pace: Pace | None = None
+        self.budget: RefusalBudget | None = None
+        self.windows: Mapping[str, RefusalBudget | Warmth] = {}
+        self.breaker: Breaker | None = None
+        self.unsaved = False  # something changed that the next run has to know
+        self._tempfails: deque[tuple[float, bool]] = deque()  # (when, bad) of replies in the breaker's window
+
+    @property
+    def stops(self) -> bool:
+        """Whether a session that is open here asks nothing more: the breaker opened, or a limit was lowered."""
+        closed = self.breaker is None or self.breaker.state is BreakerState.CLOSED
+        return not closed or self.open_sessions > self.concurrency
+
+    @property
+    def chain(self) -> tuple[Cap, ...]:
+        """This cap and all above it, from the innermost on."""
+        return (self, *self.above.chain) if self.above is not None else (self,)
+
+    @property
+    def full_at(self) -> float:
+        """From when on a new one in its place is as good, while nobody uses it: its windows outlive it elsewhere."""
+        full = [bucket.full_at for bucket in (self.sessions, self.recipients) if bucket is not None]
+        if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
+            full.append(self.breaker.until)
+        return max(full, default=float("-inf"))
+
+    # --- deciding ---------------------------------------------------------------------------------------------
+
+    def ready_at(self, now: float, size: int) -> float | None:
+        """When it grants a session that begins with `size` recipients; None while only a session's end can tell."""
+        if self.open_sessions >= self.concurrency:
+            return None
+        due = now
+        if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
+            if self.breaker.state is BreakerState.HALF_OPEN:
+                return None
+            due = max(due, self.breaker.until)
+        if self.sessions is not None:
+            due = max(due, self.sessions.ready_at(now))
+        if self.starts is not None:
+            due = max(due, self.starts.room_at(now))
+        return max(due, self.asks_at(now, size)) if size else due
+
+    def asks_at(self, now: float, size: int) -> float:
+        """When it grants `size` recipients in a session that is open."""
+        due = now
+        if self.pace is not None and self.recipients is not None:
+            self.pace.recover(now)
+            due = self.recipients.ready_at(now, size)
+        for window in self.windows.values():
+            due = max(due, window.room_at(now))
+        return due
+
+    def moments(self, now: float, size: int) -> dict[str, float]:
+        """When each of its limits would let such a session start, by its key in the policy file."""
+        found = {"refusals.rate": self.budget.room_at(now)} if self.budget is not None else {}
+        if self.recipients is not None:
+            found["recipients.rate"] = self.recipients.ready_at(now, size)
+        if self.sessions is not None:
+            found["sessions.rate"] = self.sessions.ready_at(now)
+        if self.starts is not None:
+            found["sessions.rate"] = self.starts.room_at(now)
+        for window in self.windows.values():
+            if isinstance(window, Warmth):
+                found["recipients.rate"] = window.room_at(now)
+        return found
+
+    def closed_by(self) -> str:
+        """What lets no session start before another one ended, or its breaker's time: a key of the policy file."""
+        if self.open_sessions >= self.concurrency:
+            return "sessions.concurrency"
+        return "breaker.open" if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED else ""
+
+    def room(self, now: float) -> int:
+        """How many recipients its windows hold room for."""
+        return min([window.room(now) for window in self.windows.values()], default=sys.maxsize)
+
+    # --- charging ---------------------------------------------------------------------------------------------
+
+    def open(self, now: float) -> Breaker | None:
+        """Charge a session that starts; says which breaker it is the half-open session of."""
+        self.open_sessions += 1
+        if self.sessions is not None:
+            self.sessions.take(now)
+        if self.starts is not None:
+            self.starts.spend(now, 1)
+        if self.breaker is None or self.breaker.state is BreakerState.CLOSED:
+            return None
+        self.breaker.attempt(now)
+        return self.breaker if self.breaker.state is BreakerState.HALF_OPEN else None
+
+    def charge(self, at: float, tokens: int) -> list[Charge]:
+        """Charge the recipients of a transaction that is asked at `at`."""
+        if self.recipients is not None:
+            self.recipients.take(at, tokens)
+        return [Charge(key, window, window.spend(at, tokens)) for key, window in self.windows.items()]
+
+    def observe(
+        self,
+        reason: Reason,
+        reach: Reach,
+        now: float,
+        jitter: float,
+        *,
+        source: bool,
+        first: bool,
+        at_least_s: float = 0.0,
+    ) -> None:
+        """One judged reply: its breaker, pace and budget learn of it. `source` says that the source was refused."""
+        if self.breaker is None or self.pace is None or self.budget is None:
+            return
+        state = self.breaker.state
+        if reason.code in CUTS_PACE:
+            self.unsaved |= self.pace.cut(now)
+        if reach is Reach.SOURCE:
+            self.unsaved |= self.budget.blamed(now)
+        if source or (state is BreakerState.HALF_OPEN and not answers(reason)):
+            self.breaker.open(now, reason.code, jitter, at_least_s=at_least_s)
+            self.unsaved |= bool(at_least_s)
+        elif state is BreakerState.HALF_OPEN:
+            self.breaker.close()
+        if reach is Reach.NONE:
+            self._weigh(reason, now, jitter, first=first)
+        self.unsaved |= self.breaker.state is not state
+
+    def blamed(self, now: float) -> None:
+        """Our source as a whole is refused: the counts that adapt are halved, at most once an hour."""
+        for count in (self.starts, self.budget):
+            if count is not None:
+                self.unsaved |= count.blamed(now)
+
+    def adopt(self, policy: Policy, now: float) -> None:
+        """Other limits from now on. What was spent, learnt and refused stays; sessions beyond the new number end."""
+        self.policy = policy
+        if self.pace is None or self.budget is None or self.breaker is None:
+            _across(self, policy, now)
+            return
+        self.concurrency = policy.sessions.concurrency
+        assert self.sessions is not None
+        self.sessions.set_rate(policy.sessions.rate.per_s, now, policy.sessions.burst)
+        self.pace.adopt(policy.recipients.rate, policy.pace, policy.recipients.per_transaction, now)
+        self.budget.adopt(policy.refusals.rate)
+        self.breaker.adopt(policy.breaker.open_s, policy.breaker.max_open_s)
+
+    # --- remembering ------------------------------------------------------------------------------------------
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """What the next run has to know, as plain data; nothing for a cap like a new one. Spendings apart."""
+        kept = {
+            "breaker": self.breaker.memory(now) if self.breaker else {},
+            "pace": self.pace.memory(now) if self.pace else {},
+            "refusals": self.budget.memory(now) if self.budget else {},
+            "starts": self.starts.memory(now) if self.starts else {},
+            "owed": {name: owed_s for name, bucket in self._buckets() if (owed_s := bucket.owed_s(now)) > 0},
+        }
+        return {name: value for name, value in kept.items() if value}
+
+    def recall(self, kept: Mapping[str, Any], now: float, away_s: float) -> None:
+        """Go on where `memory` stood, `away_s` seconds later."""
+        if self.breaker is not None:
+            self.breaker.recall(kept.get("breaker", {}), now, away_s)
+        for name, learner in (("pace", self.pace), ("refusals", self.budget), ("starts", self.starts)):
+            if learner is not None:
+                learner.recall(kept.get(name, {}), now, away_s)
+        owed = kept.get("owed", {})
+        for name, bucket in self._buckets():
+            bucket.owe(min(LONGEST_S, owed.get(name, 0.0) - away_s), now)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _buckets(self) -> list[tuple[str, TokenBucket]]:
+        both = (("sessions", self.sessions), ("recipients", self.recipients))
+        return [(name, bucket) for name, bucket in both if bucket is not None]
+
+    def _weigh(self, reason: Reason, now: float, jitter: float, *, first: bool) -> None:
+        """The tempfail ratio: connection failures and tempfails of the server open the breaker, others are neutral."""
+        assert self.breaker is not None
+        assert self.policy is not None
+        bad = reason.fault is Fault.NETWORK or reason.code in _SERVERS_STATE
+        if reason.fault is Fault.RECIPIENT or reason.code in {"greylisted", "too_many_recipients"}:
+            return
+        if reason.code == "smtp_tempfail" and first:
+            return
+        limits, window = self.policy.breaker, self._tempfails
+        window.append((now, bad))
+        while window[0][0] <= now - limits.window_s:
+            window.popleft()
+        if not bad or len(window) < limits.min_samples:
+            return
+        if sum(failed for _, failed in window) >= limits.tempfail_ratio * len(window):
+            window.clear()
+            self.breaker.open(now, reason.code, jitter)
+
+    def __repr__(self) -> str:
+        return f"<Cap {self.key} {self.open_sessions} open, {len(self.line)} wait>"
+
+
+def answers(reason: Reason) -> bool:
+    """Whether a reply shows that we are let in: neither a refusal of us, nor silence, nor a busy server."""
+    return reason.fault not in {Fault.US, Fault.NETWORK} and reason.code not in _BUSY
+
+
+def site_cap(key: str, policy: Policy, above: Cap | None = None) -> Cap:
+    """All numbers of a policy, for one site, provider or address: a lane's own limits."""
+    cap = Cap(key, above)
+    _sessions(cap, policy, policy.sessions)
+    cap.recipients = TokenBucket(policy.recipients.rate.start.per_s, policy.recipients.per_transaction)
+    cap.pace = Pace(policy.recipients.rate, policy.pace, cap.recipients)
+    cap.budget = RefusalBudget(policy.refusals.rate)
+    cap.windows = {key: cap.budget}
+    cap.breaker = Breaker(policy.breaker.open_s, policy.breaker.max_open_s)
+    return cap
+
+
+def across_cap(key: str, policy: Policy, across: Sessions, above: Cap | None = None) -> Cap:
+    """`across_sites`: sessions to all sites of a policy together."""
+    cap = Cap(key, above)
+    _sessions(cap, policy, across)
+    return cap
+
+
+def identity_cap(identity: Identity, began_at: float = 0.0) -> Cap | None:
+    """An identity's own limits over all lanes, or None where nothing limits it.
+
+    `began_at` is the moment (monotonic seconds, it may be negative) at which the first day of its warm-up began.
+    """
+    limits, warmup = identity.limits, identity.warmup
+    windows: dict[str, RefusalBudget | Warmth] = {}
+    cap = Cap("identity")
+    if limits.sessions is not None:
+        cap.starts = RefusalBudget(limits.sessions)
+    if limits.refusals is not None:
+        windows[cap.key] = cap.budget = RefusalBudget(limits.refusals)
+    if warmup is not None:
+        windows["warmup"] = Warmth(warmup.per_day, began_at)
+    cap.windows = windows
+    return cap if cap.starts is not None or windows else None
+
+
+def _sessions(cap: Cap, policy: Policy, sessions: Sessions) -> None:
+    cap.policy = policy
+    cap.concurrency = sessions.concurrency
+    cap.sessions = TokenBucket(sessions.rate.per_s, sessions.burst)
+
+
+def _across(cap: Cap, policy: Policy, now: float) -> None:
+    """Another `across_sites` under a cap that stands, or none any more."""
+    across = policy.across_sites
+    if across is None or cap.sessions is None:
+        cap.concurrency, cap.sessions = sys.maxsize, None
+    if across is not None:
+        if cap.sessions is None:
+            cap.sessions = TokenBucket(across.rate.per_s, across.burst)
+        cap.concurrency = across.concurrency
+        cap.sessions.set_rate(across.rate.per_s, now, across.burst)
