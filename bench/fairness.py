@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.measure.engine import LIFTED, QUICK, Setup
+from bench.measure.engine import LIFTED, QUICK, Setup, accepted
 from bench.measure.judge import mean_rate
 from bench.measure.report import Report, options
 from bench.world import Plan, World
@@ -102,7 +102,7 @@ def course(folder: Path, seconds: int, *, beside: bool) -> Course:
     with World(plan) as world:
         setup = Setup(folder, world, addresses, policies, LIFTED, more=("--deadline", f"{int(seconds * 1.2) + 5}s"))
         running = setup.start()
-        spent = running.until_done(limit_s=10.0 * seconds)
+        spent = accepted(running.until_done(limit_s=10.0 * seconds))
         log = world.log()
     moments: dict[str, list[float]] = {name: [] for name in where}
     sessions = dict.fromkeys(where, 0)

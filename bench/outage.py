@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.measure.engine import LIFTED, QUICK, Setup, moves
+from bench.measure.engine import LIFTED, QUICK, Setup, accepted, moves
 from bench.measure.judge import measured_jitter
 from bench.measure.report import Report, options
 from bench.measure.watch import Running
@@ -76,7 +76,7 @@ def provider(folder: Path, addresses: int, report: Report) -> None:
         setup = Setup(folder, world, rows, policies, LIFTED)
         switch = _Switch(world, addresses)
         running = setup.start()
-        spent = running.until_done(lambda: switch.tick(running), limit_s=300)
+        spent = accepted(running.until_done(lambda: switch.tick(running), limit_s=300))
         log, audit, results = world.log(), setup.audit(), setup.rows()
     offset = time.time() - time.monotonic()
     jitter_s = measured_jitter(audit, log)
@@ -93,11 +93,10 @@ def provider(folder: Path, addresses: int, report: Report) -> None:
     report.figure("times its breaker opened", len(opened))
     report.figure("jitter between sending and the server", jitter_s * 1000, "ms")
     opened_at = opened[0]["at"] - offset if opened else float("inf")
-    report.figure("sessions there before and after it first opened",
-                  f"{sum(start < opened_at for start in starts)}, {sum(start > opened_at for start in starts)}")  # fmt: skip
-    report.claim(
-        f"{what}: sessions after its breaker opened, until half-open", "0", str(late), met=late == 0 < len(opened)
-    )
+    report.figure("sessions there before it first opened", sum(start < opened_at for start in starts))
+    report.figure("sessions there afterwards", sum(start > opened_at for start in starts))
+    none = late == 0 < len(opened)
+    report.claim(f"{what}: sessions after its breaker opened, until half-open", "0", str(late), met=none)
     invalid = sum(row["category"] == "invalid" for row in results)
     report.at_most(f"{what}: addresses that are invalid", invalid, 0)
     got = sum(reason == "rcpt_ok" for reason in verdicts)
@@ -138,11 +137,8 @@ def listed(folder: Path, sites: int, report: Report, limits: dict[str, Any], wha
         setup = Setup(folder, world, rows, {}, limits)
         running = setup.start()
         watched = _Listed(world, running, sites // 20 if later else 0)
-        running.until_done(watched.tick, limit_s=300)
-        log, results = world.log(), setup.rows() if setup.output.exists() else []
-        if not results:
-            setup.output.with_name("out.csv.part").replace(setup.output)
-            results = setup.rows()
+        accepted(running.until_done(watched.tick, limit_s=300))
+        log, results = world.log(), setup.rows()
     named = [row.t for row in log if row.event == "RCPT" and "zen.spamhaus.org" in row.reply]
     after = after_the_third(log, named)
     report.figure("sessions", sum(row.event == "+" for row in log), per=what)

@@ -88,7 +88,8 @@ class Setup:
         return [
             sys.executable, "-m", "engine", "verify", str(self.list), "-o", str(self.output), "--mode", "enhanced",
             "--consent", "BENCH-1", "--consent-by", "the bench", "--identity", str(folder / "identity.yaml"),
-            "--policies", str(folder / "policies"), "--state", str(folder / "state" / "state.db"),
+            *(("--policies", str(folder / "policies")) if self.policies else ()),
+            "--state", str(folder / "state" / "state.db"),
             "--dns", self.world.dns, "--smtp-port", str(self.world.smtp_port), "--allow-private",
             "--concurrency", str(self.concurrency), *self.more, *more,
         ]  # fmt: skip
@@ -100,13 +101,12 @@ class Setup:
     def run(self, *more: str, tick: Callable[[], object] = lambda: None, limit_s: float = 3600.0) -> Spent:
         """Run it to its end; a command line that it refuses is a fault of the bench."""
         spent = self.start(*more).until_done(tick, limit_s=limit_s)
-        if spent.exit == WRONG_USE:
-            raise RuntimeError(f"engine verify refused this run: {spent.stderr[-500:]}")
-        return spent
+        return accepted(spent)
 
     def rows(self) -> list[dict[str, str]]:
-        """What it wrote."""
-        with self.output.open(encoding="utf-8", newline="") as file:
+        """What it wrote; where it was stopped, what was settled by then."""
+        part = self.output.with_name(self.output.name + ".part")
+        with (part if part.exists() else self.output).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     def audit(self) -> list[dict[str, Any]]:
@@ -117,6 +117,13 @@ class Setup:
         subprocess.run(command, check=True, capture_output=True)
         with exported.open(encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+
+def accepted(spent: Spent) -> Spent:
+    """A run that began; raises RuntimeError where the engine refused its command line."""
+    if spent.exit == WRONG_USE:
+        raise RuntimeError(f"engine verify refused this run: {spent.stderr[-500:]}")
+    return spent
 
 
 def moves(spent: Spent) -> list[dict[str, Any]]:

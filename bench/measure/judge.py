@@ -101,7 +101,7 @@ def asked(audit: Sequence[dict[str, Any]], ips: set[str]) -> Counted:
 
 
 def measured_jitter(audit: Sequence[dict[str, Any]], log: Sequence[Row]) -> float:
-    """How much the way of a RCPT varied, in seconds: the server's moments less the audit's, the longest less the shortest."""
+    """How much the way of a RCPT varied, in seconds: the server's moments less the audit's, longest less shortest."""
     sent: dict[str, list[float]] = defaultdict(list)
     for row in audit:
         if row["kind"] in ("rcpt", "control", "positive_control") and row["address"]:
