@@ -39,6 +39,7 @@ from engine.net.resolver import Resolver
 from engine.store.journal import Journal
 from engine.store.state import State
 
+STARTS_AT_ONCE = 20  # sessions that are started before those under way get their turn: the hub must not lag
 DRAIN_S = 20.0  # what sessions in flight get to end politely when a run stops
 
 
@@ -134,6 +135,7 @@ class Run:
         for key, unbacked in self.journal.last_sites(SITES):
             self._desk.brake.answered(key, unbacked=unbacked)
         limit, give_up_s = self._deadline(), self.settings.policies.default.retry.give_up_s
+        started = 0
         while not self._stopped:
             now = time.monotonic()
             deadline, ending = _earlier(limit, self._guard.ending(give_up_s))
@@ -151,6 +153,9 @@ class Run:
                 session = gevent.Greenlet(self._visit, turn)
                 session.link(lambda _: self._wake.set())  # after the pool has let it go
                 self._pool.start(session)
+                started += 1
+                if started % STARTS_AT_ONCE == 0:
+                    gevent.sleep(0)
                 continue
             if not self._waits():
                 break

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import gevent
 import pytest
 
+from engine.flow.run import STARTS_AT_ONCE
 from engine.lab.process import LabProcess
+from engine.metrics import Metrics
 
 RATE, BURST = 20, 3  # recipients a second, and in a transaction
 SPEC = {
@@ -15,6 +20,7 @@ SPEC = {
         "slow.lab": {"mx": ["slow.microsoft.lab"], "mailboxes": []},
         "pair.lab": {"mx": ["10 dead.pair.lab", "20 fast.microsoft.lab"], "mailboxes": []},
     },
+    "generate": {"domains": 100, "per_domain": 1, "prefix": "many"},
 }
 
 
@@ -48,3 +54,27 @@ def test_every_connection_is_in_the_audit(lab, verify):
     connects = run.query("SELECT mx_host, reason FROM attempts WHERE kind = 'connect'")
     assert set(connects) == {("dead.pair.lab", "connect_refused"), ("fast.microsoft.lab", "")}
     assert sum(host == "fast.microsoft.lab" for host, _ in connects) == len(run.log.sessions("fast.microsoft.lab"))
+
+
+def test_sessions_that_start_let_others_have_their_turn(lab, verify, monkeypatch):
+    """A hundred could start at once: no more than a few do before those under way go on."""
+    turn, started = 0, Counter()
+    count = Metrics.lane_waited
+
+    def wait(*arguments):
+        started[turn] += 1
+        count(*arguments)
+
+    def turns():
+        nonlocal turn
+        while True:
+            turn += 1
+            gevent.sleep(0)
+
+    monkeypatch.setattr(Metrics, "lane_waited", wait)
+    beside = gevent.spawn(turns)
+    run = verify(lab, [f"user1@many{number:05}.lab" for number in range(1, 101)], concurrency=200)
+    beside.kill()
+    assert run.done
+    assert started.total() >= 100
+    assert max(started.values()) <= STARTS_AT_ONCE
