@@ -164,7 +164,11 @@ class Session(asyncio.Protocol):
     # --- sending ----------------------------------------------------------------------------------------------
 
     def _send(self, data: bytes, delay_s: float) -> None:
-        self._after(delay_s, self.transport.write, data)
+        self._after(delay_s, self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        if not self.transport.is_closing():  # the client may have left meanwhile
+            self.transport.write(data)
 
     def _after(self, delay_s: float, do: Callable[..., object], *arguments: Any) -> None:
         if delay_s:
