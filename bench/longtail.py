@@ -12,7 +12,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from bench.measure.engine import LIFTED, UNLIMITED, Setup, accepted
+from bench.measure.engine import LIFTED, UNLIMITED, Setup
 from bench.measure.report import Report, options
 from bench.measure.watch import Spent
 from bench.peers import peers
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         folder = chosen.keep or Path(name)
         for turn in range(chosen.rounds or (1 if chosen.short else 3)):
             setup = Setup(folder / f"engine-{turn}", world, rows, {"default": UNLIMITED}, LIFTED, CONCURRENCY)
-            measure(report, best, "engine", count, world, lambda setup=setup: accepted(setup.run()))
+            measure(report, best, "engine", count, world, setup.run)
             for peer in peers():
                 if why := peer.missing():
                     report.absent(f"{peer.NAME}: {why}")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.measure.engine import LIFTED, QUICK, Setup, accepted, moves
+from bench.measure.engine import LIFTED, QUICK, STOPPED, Setup, accepted, moves
 from bench.measure.judge import measured_jitter
 from bench.measure.report import Report, options
 from bench.measure.watch import Running
@@ -137,7 +137,7 @@ def listed(folder: Path, sites: int, report: Report, limits: dict[str, Any], wha
         setup = Setup(folder, world, rows, {}, limits)
         running = setup.start()
         watched = _Listed(world, running, sites // 20 if later else 0)
-        accepted(running.until_done(watched.tick, limit_s=300))
+        accepted(running.until_done(watched.tick, limit_s=300), STOPPED)
         log, results = world.log(), setup.rows()
     named = [row.t for row in log if row.event == "RCPT" and "zen.spamhaus.org" in row.reply]
     after = after_the_third(log, named)

@@ -24,7 +24,7 @@ from bench.measure.watch import Running, Spent
 from bench.world import World
 from bench.world.dns import free_port
 
-WRONG_USE = 2
+STOPPED = 1  # the exit status of a run that was stopped and can be resumed
 LIFTED: dict[str, Any] = {"sessions": None, "refusals": None}
 # A lane that no limit of ours holds back: what the engine itself can do.
 UNLIMITED: dict[str, Any] = {
@@ -99,9 +99,8 @@ class Setup:
         return Running(self.command(*more), self.folder)
 
     def run(self, *more: str, tick: Callable[[], object] = lambda: None, limit_s: float = 3600.0) -> Spent:
-        """Run it to its end; a command line that it refuses is a fault of the bench."""
-        spent = self.start(*more).until_done(tick, limit_s=limit_s)
-        return accepted(spent)
+        """Run it to its end, which has to be a good one."""
+        return accepted(self.start(*more).until_done(tick, limit_s=limit_s))
 
     def rows(self) -> list[dict[str, str]]:
         """What it wrote; where it was stopped, what was settled by then."""
@@ -119,10 +118,10 @@ class Setup:
             return [json.loads(line) for line in file]
 
 
-def accepted(spent: Spent) -> Spent:
-    """A run that began; raises RuntimeError where the engine refused its command line."""
-    if spent.exit == WRONG_USE:
-        raise RuntimeError(f"engine verify refused this run: {spent.stderr[-500:]}")
+def accepted(spent: Spent, *statuses: int) -> Spent:
+    """A run that ended as it should, with exit 0 or one of these; raises RuntimeError with its last words otherwise."""
+    if spent.exit not in (0, *statuses):
+        raise RuntimeError(f"engine verify ended with exit {spent.exit}: {spent.stderr[-500:]}")
     return spent
 
 

@@ -2,8 +2,8 @@
 
 A peer has `main(arguments)`: it takes the list and the options of `peer_options`, asks every address of the list once,
 and prints one JSON object, {"addresses": ..., "answered": ...}. `missing()` says in one sentence why it can't run here;
-empty when it can. `NAME` is how reports call it. Nothing of a peer's work is left out of its CPU: it resolves the MX of
-each domain itself, once a domain, and dials each address anew.
+empty when it can. `NAME` is how reports call it. A peer
+resolves the MX of each domain itself, once, and dials each address anew; all of that is in its CPU.
 """
 
 from __future__ import annotations
