@@ -34,7 +34,7 @@ IDENTITY_FIELDS = (
 CONSENT_FIELDS = ("reference", "granted_by", "granted_at", "purpose", "expires")
 
 
-def find_identity(
+def find_identities(
     settings: Configuration,
     *,
     file: Path | None = None,
@@ -43,8 +43,8 @@ def find_identity(
     public_ip: str = "",
     bind: str = "",
     pools: Sequence[str] = (),
-) -> Identity | None:
-    """The identity to ask as, by precedence; the first enabled one of a list. None where nothing names any."""
+) -> tuple[Identity, ...]:
+    """The identities to ask as, by precedence; the enabled ones of a list. None at all where nothing names any."""
     flags = {"helo": helo, "mail_from": mail_from, "public_ip": public_ip, "bind": bind}
     if file is not None and any(flags.values()):
         raise SettingsError("--identity FILE and --helo, --mail-from, --public-ip, --bind exclude each other; give one")
@@ -53,14 +53,14 @@ def find_identity(
         named = settings.environ.get("ENGINE_IDENTITY")
         file = Path(named) if named and not any(flags.values()) else None
     if any(flags.values()):
-        return identity_from_flags(**flags, pools=pools)
+        return (identity_from_flags(**flags, pools=pools),)
     found = load_identity(file) if file is not None else _section(settings)
-    enabled = [identity for identity in found if identity.status is Status.ENABLED]
+    enabled = tuple(identity for identity in found if identity.status is Status.ENABLED)
     if found and not enabled:
         raise SettingsError(
             f"{file or settings.file.file}: no identity is enabled ({found[0].name} is {found[0].status})"
         )
-    return enabled[0] if enabled else None
+    return enabled
 
 
 def _section(settings: Configuration) -> tuple[Identity, ...]:

@@ -16,7 +16,7 @@ from engine import settings
 from engine.cli.main import COMMANDS, cli
 from engine.core.reasons import ENDINGS, REASONS
 from engine.core.result import COLUMNS
-from engine.identity_file import CONSENT_FIELDS, IDENTITY_FIELDS, find_identity
+from engine.identity_file import CONSENT_FIELDS, IDENTITY_FIELDS, find_identities
 from engine.version import VERSION
 
 ROOT = Path(__file__).parents[1]
@@ -173,7 +173,7 @@ def test_every_environment_variable_is_documented() -> None:
     """Each variable that the code reads by name, or makes out of a flag's name, stands in the reference."""
     sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "engine").rglob("*.py"))
     named = set(re.findall(r"\bENGINE_[A-Z_]*[A-Z]\b", sources))
-    parts = set(inspect.signature(find_identity).parameters) - {"settings", "file", "pools"}
+    parts = set(inspect.signature(find_identities).parameters) - {"settings", "file", "pools"}
     text = REFERENCE["Settings"]
     assert [
         name for name in sorted(named | {f"ENGINE_{part.upper()}" for part in parts}) if f"`{name}`" not in text

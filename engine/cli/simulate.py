@@ -14,6 +14,7 @@ import click
 
 from engine.cli.options import name_server
 from engine.core.grammar import duration
+from engine.core.identity import Identity
 from engine.core.simulation import Assumed
 from engine.flow.job import WrongUse
 from engine.flow.policies import load_policies
@@ -57,6 +58,7 @@ def simulate(source: str, **flags: Any) -> None:
     policies = load_policies(flags["directories"])
     with open_intake(source, flags["column"]) as intake:
         listed = read_list(intake)
+    asker = Identity("simulated", "", "", pool_tags=frozenset(flags["pools"]))
     resolver = None
     if not flags["offline"]:
         from engine.net.resolver import Resolver  # noqa: PLC0415
@@ -65,7 +67,7 @@ def simulate(source: str, **flags: Any) -> None:
         resolver = Resolver([name_server(text) for text in servers] or None, allow_private=True)  # nothing is dialled
     try:
         with _facts(flags["state"]) as facts:
-            found = plan(listed.domains, policies, facts, resolver=resolver, pools=frozenset(flags["pools"]))
+            found = plan(listed.domains, policies, facts, resolver=resolver, identities=[asker])
     finally:
         if resolver is not None:
             resolver.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time
 from enum import StrEnum
 
 from engine.core.grammar import Range, Rate
@@ -43,6 +43,11 @@ class Warmup:
 
     since: date
     per_day: tuple[int, ...]
+
+    @property
+    def began_at(self) -> float:
+        """The first moment of its first day (UTC), in seconds since the epoch."""
+        return datetime.combine(self.since, time(), UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,8 @@ class OrderDesk:
                 run.journal.reroute(row.domain)
         run.survey()
         for row in new:  # what the job has already waits in its queue, and is asked once
-            run.ask_first(row.key)
+            for prober in run.probers:  # whose site it is, asks
+                prober.ask_first(row.key)
         deadline = time.monotonic() + PATIENCE_S
         return {"results": [self._answered(row.key, deadline) for row in rows]}
 

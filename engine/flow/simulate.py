@@ -16,7 +16,7 @@ from gevent.pool import Pool
 
 from engine.core.address import Address, parse
 from engine.core.control import ControlAnswer
-from engine.core.identity import Mode
+from engine.core.identity import Identity, Mode
 from engine.core.policy import PolicySet
 from engine.core.route import MailHost, Route, site_key
 from engine.core.simulation import Assumed, Course, Mail
@@ -97,10 +97,10 @@ def plan(
     facts: Facts,
     *,
     resolver: Resolver | None,
-    pools: frozenset[str] = frozenset(),
+    identities: Sequence[Identity] = (),
 ) -> Plan:
     """Say for each domain which lane serves it; without a resolver, by what is known here."""
-    survey = Survey(Mode.ENHANCED, policies, resolver, pools)
+    survey = Survey(Mode.ENHANCED, policies, resolver, identities)
     mail: list[Mail] = []
     ended: Counter[tuple[str, str, str]] = Counter()
     unresolved = unresolved_domains = 0

@@ -135,7 +135,7 @@ def verified(tmp_path: Path) -> Iterator[Any]:
             with open_intake(path) as intake:
                 request = Request(
                     intake=intake, mode=Mode.ENHANCED, policies=policies, journal=folder / "journal",
-                    state=folder / "state.db", identity=load_identity(LAB / "identity.yaml")[0],
+                    state=folder / "state.db", identities=load_identity(LAB / "identity.yaml"),
                     consent=Consent("T-1", "A. Owner", datetime(2026, 1, 1, tzinfo=UTC)), dns=(lab.dns,),
                     smtp_port=lab.smtp_port, allow_private=True,
                 )  # fmt: skip
