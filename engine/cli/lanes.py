@@ -60,12 +60,11 @@ def _row(lane: Lane, now: float) -> tuple[str, ...]:
 
 def _why(lane: Lane, now: float, due: float | None) -> str:
     """What keeps the next session; the first that holds, in the order in which the lane asks."""
-    breaker, waits_for = lane.breaker, lane.waits_for(now)
-    match breaker.state:
-        case BreakerState.OPEN:
-            return f"closed to us after {breaker.cause}"
-        case BreakerState.HALF_OPEN:
-            return f"one session tries again after {breaker.cause}"
+    waits_for = lane.waits_for(now)
+    match lane.breaker.state:
+        case BreakerState.OPEN | BreakerState.HALF_OPEN as state:
+            tells = "closed to us" if state is BreakerState.OPEN else "one session tries again"
+            return f"{tells} after {lane.breaker.cause}"
         case _ if lane.brake.doubt is Doubt.ASKING:
             return "refusals that rest on nothing: a positive control comes first"
         case _ if due is None and not lane.queue.waiting:

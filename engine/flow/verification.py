@@ -241,7 +241,7 @@ class Verification:
             run.survey()
             if self._forecast is not None and not self._stopped:
                 policies = run.probers[0].policies
-                self._forecast(outlook(journal, state, policies, job.mode, request.concurrency))
+                self._forecast(outlook(journal, state, policies, job.mode, request.concurrency, settings.identities))
             done = not self._stopped and run.probe()
         except BaseException:  # sessions in flight end politely while the journal can still be written
             run.stop()

@@ -296,12 +296,16 @@ class Journal:
             self._db, lambda c: {name: (addresses, sites) for name, addresses, sites in c.execute(query)}
         )
 
-    def waiting_domains(self, limit: int) -> list[tuple[str, str, str, str, int]]:
-        """(domain, site, lane, policy, addresses that wait) of at most `limit` domains: what is simulated."""
-        query = """SELECT d.name, s.key, s.lane, s.policy, COUNT(*)
+    def waiting_domains(self, limit: int) -> list[tuple[str, Site, int]]:
+        """(domain, site, addresses that wait) of at most `limit` domains: what is simulated."""
+        query = """SELECT d.name, COUNT(*), s.id, s.key, s.identity, s.lane, s.policy, s.hosts
                    FROM addresses a JOIN domains d ON d.id = a.domain_id JOIN sites s ON s.id = a.site_id
                    WHERE a.state = 1 GROUP BY d.id LIMIT ?"""
-        return self._writer.read(self._db, lambda c: c.execute(query, (limit,)).fetchall())
+
+        def do(conn: sqlite3.Connection) -> list[tuple[str, Site, int]]:
+            return [(name, Site(*site), count) for name, count, *site in conn.execute(query, (limit,))]
+
+        return self._writer.read(self._db, do)
 
     def count_settled(self) -> None:
         """From now on note each address that is settled, until `take_settled` asks."""

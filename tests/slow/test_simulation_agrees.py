@@ -173,7 +173,7 @@ def test_a_run_takes_as_long_as_its_simulation_says(verified, case) -> None:
     """Within a tenth, when the simulation is given the shares that the run measured."""
     took, rows, policies, planned = verified(case())
     assumed = measured(rows, policies)
-    courses = simulated(planned.mail, assumed)
+    courses = simulated(planned.mail, assumed, policies)
     assert courses is not None
     foretold = max(course.ended_at for course in courses.values())
     last = max(courses.values(), key=lambda course: course.ended_at)
