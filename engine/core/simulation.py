@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from engine.core.cap import Cap
 from engine.core.caps import Caps, Hosts
 from engine.core.ceiling import USUAL_REFUSED
 from engine.core.control import ControlAnswer
@@ -141,6 +142,7 @@ class Simulation:
         self._wall = wall
         self._floors: dict[str, tuple[Schedule, Caps]] = {}  # by identity
         self._places: dict[Lane, tuple[Schedule, Caps, Course]] = {}
+        self._spent: dict[Cap, str] = {}  # what each identity had last spent of its own limits
         self._events: list[tuple[float, int, Visit, Batch | None]] = []  # None: the server answered QUIT
         self._order = count()
         self._waits: dict[Lane, tuple[str, float]] = {}  # the limit that it waits for, and since when
@@ -174,12 +176,14 @@ class Simulation:
 
     def _turn(self, now: float) -> Visit | Wait:
         until: list[float] = []
-        for schedule, _ in self._floors.values():
+        for schedule, caps in self._floors.values():
             turn = schedule.next(now)
             if isinstance(turn, Visit):
                 return turn
             if turn.until is not None:
                 until.append(turn.until)
+            if caps.identity is not None and (limit := _binds(caps.identity, now)):
+                self._spent[caps.identity] = limit
         return Wait(min(until, default=None))
 
     # --- what the list is -------------------------------------------------------------------------------------
@@ -338,9 +342,20 @@ class Simulation:
 
     def _note(self, lane: Lane, now: float) -> None:
         limit, since = self._waits.get(lane, ("", now))
-        if limit and now > since:
+        if now > since and (limit := limit or self._shared(lane, now)):
             self._places[lane][2].waits[limit] += now - since
         self._waits[lane] = (lane.waits_for(now), now)
+
+    def _shared(self, lane: Lane, now: float) -> str:
+        """The limit above a lane that others spent while it waited: nothing of it was to be seen before."""
+        found = [self._spent.get(cap) or _binds(cap, now) for cap in lane.caps[1:]]
+        return next(filter(None, found), "")
+
+
+def _binds(cap: Cap, now: float) -> str:
+    """The limit of a cap that grants nothing now, or nothing."""
+    at, key = max(((at, key) for key, at in cap.moments(now, 1).items()), default=(now, ""))
+    return key if at > now else ""
 
 
 def _sample(group: Sequence[Mail], addresses: int) -> list[Mail]:
