@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -30,7 +31,9 @@ IDENTITY_FIELDS = (
     "status",
     "warmup",
     "limits",
+    "dkim_selectors",
 )
+_SELECTOR = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")  # RFC 6376 section 3.1
 CONSENT_FIELDS = ("reference", "granted_by", "granted_at", "purpose", "expires")
 
 
@@ -150,6 +153,7 @@ def _identity(part: Part) -> Identity:
         status=_status(part.at("status")),
         limits=_limits(part.at("limits")),
         warmup=_warmup(part.at("warmup")),
+        dkim_selectors=_selectors(part.at("dkim_selectors")),
     )
 
 
@@ -185,6 +189,18 @@ def _tags(part: Part) -> list[str]:
     if part.value is None:
         return []
     return [each.text(needed="a tag") for each in part.each()]
+
+
+def _selectors(part: Part) -> tuple[str, ...]:
+    if part.value is None:
+        return ()
+    found = tuple(each.text(needed="a selector").lower() for each in part.each())
+    for place, selector in enumerate(found):
+        if not _SELECTOR.fullmatch(selector):
+            raise part.wrong(f"{selector!r} is not a DKIM selector (expected a name, for example s1)")
+        if selector in found[:place]:
+            raise part.wrong(f"the selector {selector} stands there twice")
+    return found
 
 
 def _status(part: Part) -> Status:
