@@ -19,7 +19,8 @@ from gevent.pool import Pool
 
 from engine.core.brake import SITES
 from engine.core.breaker import BreakerState
-from engine.core.identity import Identity, Job, Mode
+from engine.core.hold import Hold
+from engine.core.identity import Identity, Job, Mode, Status
 from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet
 from engine.core.schedule import Schedule, Wait
@@ -129,7 +130,7 @@ class Run:
         limit, give_up_s = self._deadline(), self.settings.policies.default.retry.give_up_s
         while not self._stopped:
             now = time.monotonic()
-            deadline, ending = _earlier(limit, self._guard.ending(give_up_s))
+            deadline, ending = _earlier(limit, self._guard.ending(give_up_s, busy=bool(len(self._pool))))
             if deadline is not None and now >= deadline:
                 self.drain()
                 self.journal.end(ending, stamp()).wait()
@@ -147,8 +148,7 @@ class Run:
                 continue
             if not self._waits():
                 break
-            if turn.until is None and not len(self._pool) and self._supply.look_at is None:
-                self._unstick()
+            if turn.until is None and not len(self._pool) and self._supply.look_at is None and self._unstick():
                 continue
             moments = [moment for moment in (turn.until, deadline, self._supply.look_at) if moment is not None]
             self._wake.wait(min(moments) - now if moments else None)
@@ -187,6 +187,19 @@ class Run:
         self._wake.set()
         return changed
 
+    @property
+    def held(self) -> Hold:
+        """What an order about the identity lets this run do."""
+        return self._guard.hold
+
+    def hold(self, status: Status, why: str = "", lasts_s: float | None = None) -> int:
+        """Obey an order about the identity from now on; says how many sessions are open. See `flow.standing`."""
+        now = time.monotonic()
+        self._guard.hold.put(status, now, why=why, until=None if lasts_s is None else now + lasts_s)
+        log.warning("identity_held", identity=self._desk.identity.name, status=status.value, why=why)
+        self._wake.set()
+        return len(self._pool)
+
     def ask_first(self, key: str) -> None:
         """Put an address of the journal ahead of the queues, within the same limits (an order's `check`)."""
         self._supply.ask_first(key, time.monotonic())
@@ -206,6 +219,8 @@ class Run:
         }
         if self._guard.breaker.stops:
             self.snapshot.paused[self._desk.identity.name] = self._guard.breaker.breaker.cause
+        if not self.held.starts:
+            self.snapshot.paused[self._desk.identity.name] = self.held.why
         return self.snapshot
 
     def lanes(self) -> Iterator[LaneView]:
@@ -310,12 +325,18 @@ class Run:
             self.fail(error)
         self._wake.set()
 
-    def _unstick(self) -> None:
-        """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours."""
+    def _unstick(self) -> bool:
+        """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours.
+
+        But for an order that holds the identity: then it waits for that one's end. False where no lane went.
+        """
+        before = len(self.schedule.lanes)
         for lane in list(self.schedule.lanes.values()):
-            if not lane.idle:
+            if lane.idle:
+                self._supply.retire(lane)
+            elif self._guard.hold.starts:
                 raise RuntimeError(f"{lane!r} waits for nothing: {lane.queue!r} {lane.brake!r} {lane.breaker!r}")
-            self._supply.retire(lane)
+        return len(self.schedule.lanes) < before
 
     def _waits(self) -> bool:
         return bool(len(self._pool)) or bool(self.schedule.lanes) or self._supply.look_at is not None

@@ -42,6 +42,7 @@ from engine.flow.output import Layout, Stream, output_format, write_file
 from engine.flow.preflight import Check, preflight, unbindable
 from engine.flow.reload import InForce, Reloader
 from engine.flow.run import Run, Settings, Snapshot, stamp
+from engine.flow.standing import Standing, refuse_held
 from engine.metrics import Live, Metrics
 from engine.net.resolver import Resolver
 from engine.store.audit import AuditRow
@@ -148,6 +149,8 @@ class Verification:
                     goes_on = check_journal(request.journal, self._writer, job, resume=request.resume)
                 except StoreError as error:
                     raise WrongUse(str(error)) from error
+                if request.identity is not None and request.connect:
+                    refuse_held(state, request.identity, time.time())
                 notes = self._preflight(resolver)
                 journal, job, sealed = open_job(
                     request.journal, self._writer, job, goes_on=goes_on, output=request.output
@@ -184,18 +187,23 @@ class Verification:
 
     def complaint(self) -> str:
         """Why it is not ready for work, in one line; empty when it is (`/readyz`)."""
-        identity = self.request.identity
         if self._writer.problem:
             return self._writer.problem
         if self._stopped:
             return "the run was stopped"
         if self._run is None:
             return "the input is being read"
-        if identity is not None and identity.status is not Status.ENABLED:
-            return f"the identity {identity.name} is {identity.status}"
+        for name, status in self._statuses(self._run).items():
+            if status is not Status.ENABLED:
+                return f"the identity {name} is {self._run.held.why or status}"
         if self._writer.lag_s > LAG_LIMIT_S:
             return f"the journal lags {self._writer.lag_s:.0f} s behind"
         return ""
+
+    def _statuses(self, run: Run) -> dict[str, Status]:
+        """What the identity may do now, by its name: what an order says, else its file."""
+        identity = self.request.identity
+        return {identity.name: identity.status if run.held.starts else run.held.status} if identity else {}
 
     def results(self) -> Iterator[tuple[tuple[str, ...], Result]]:
         """(the caller's cells, result) of each row in input order."""
@@ -216,8 +224,7 @@ class Verification:
         self._run = run = Run(
             job, settings, journal, state, resolver, metrics=self.metrics, transcript=request.transcript
         )
-        identities = {request.identity.name: request.identity.status} if request.identity else {}
-        self.metrics.watch(lambda: Live(run.lanes(), identities, self._writer.lag_s))
+        self.metrics.watch(lambda: Live(run.lanes(), self._statuses(run), self._writer.lag_s))
         if self._stopped:
             run.stop()
         self._in_force = in_force = InForce(request.policies, run.adopt)
@@ -230,7 +237,9 @@ class Verification:
         if request.identity and request.connect:
             limits = LaneLimits(state, journal, request.identity, job.id, in_force.limit)
             limits.look()  # those in force bind the first session too
-            desk = OrderDesk(run, request.identity, request.suppression, limits)
+            standing = Standing(run, request.identity)
+            standing.look()
+            desk = OrderDesk(run, request.identity, request.suppression, limits, standing)
             clerk = gevent.spawn(desk.serve)
         try:
             run.survey()
