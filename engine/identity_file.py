@@ -48,6 +48,27 @@ def find_identity(
     pools: Sequence[str] = (),
 ) -> Identity | None:
     """The identity to ask as, by precedence; the first enabled one of a list. None where nothing names any."""
+    found = find_identities(
+        settings, file=file, helo=helo, mail_from=mail_from, public_ip=public_ip, bind=bind, pools=pools
+    )
+    enabled = [identity for identity in found if identity.status is Status.ENABLED]
+    if found and not enabled:
+        named = file or settings.environ.get("ENGINE_IDENTITY") or settings.file.file
+        raise SettingsError(f"{named}: no identity is enabled ({found[0].name} is {found[0].status})")
+    return enabled[0] if enabled else None
+
+
+def find_identities(
+    settings: Configuration,
+    *,
+    file: Path | None = None,
+    helo: str = "",
+    mail_from: str = "",
+    public_ip: str = "",
+    bind: str = "",
+    pools: Sequence[str] = (),
+) -> tuple[Identity, ...]:
+    """All identities that flags, environment or settings name, by precedence, whatever their status."""
     flags = {"helo": helo, "mail_from": mail_from, "public_ip": public_ip, "bind": bind}
     if file is not None and any(flags.values()):
         raise SettingsError("--identity FILE and --helo, --mail-from, --public-ip, --bind exclude each other; give one")
@@ -56,14 +77,8 @@ def find_identity(
         named = settings.environ.get("ENGINE_IDENTITY")
         file = Path(named) if named and not any(flags.values()) else None
     if any(flags.values()):
-        return identity_from_flags(**flags, pools=pools)
-    found = load_identity(file) if file is not None else _section(settings)
-    enabled = [identity for identity in found if identity.status is Status.ENABLED]
-    if found and not enabled:
-        raise SettingsError(
-            f"{file or settings.file.file}: no identity is enabled ({found[0].name} is {found[0].status})"
-        )
-    return enabled[0] if enabled else None
+        return (identity_from_flags(**flags, pools=pools),)
+    return load_identity(file) if file is not None else _section(settings)
 
 
 def _section(settings: Configuration) -> tuple[Identity, ...]:

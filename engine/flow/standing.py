@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.core.identity import Identity, Status
 from engine.flow.job import WrongUse
 from engine.flow.lane_limits import binds, moment
 from engine.store.audit import AuditRow
-from engine.store.database import open_read_only
-from engine.store.state import IDENTITY, KIND, Order, State, read_standing_orders
+from engine.store.state import IDENTITY, Order, State
 
 if TYPE_CHECKING:
     from engine.flow.run import Run
 
 _STRICTER = (Status.DRAINING, Status.QUARANTINED, Status.DISABLED)  # each than those before it
+_SAID = {status: status.value for status in Status} | {Status.DRAINING: "drained"}
 
 
 def place_status(
@@ -59,14 +58,6 @@ def holding(state: State, identity: Identity, now: float) -> Order | None:
     return strictest(in_force([order for order in state.standing_orders(now) if binds(order, identity)], now))
 
 
-def read_statuses(state: Path, now: float) -> list[Order]:
-    """The orders about identities in a state's file, lifted ones and those that lift included; none without a file."""
-    if not state.exists():
-        return []
-    with open_read_only(state, KIND) as conn:
-        return [order for order in read_standing_orders(conn, now) if order.kind == IDENTITY]
-
-
 def refuse_held(state: State, identity: Identity, now: float) -> None:
     """Raises WrongUse where an order holds the identity: who gave it, when, why and until when."""
     order = holding(state, identity, now)
@@ -77,10 +68,15 @@ def refuse_held(state: State, identity: Identity, now: float) -> None:
         )
 
 
+def said(order: Order) -> str:
+    """What an order does to an identity, as a word."""
+    return _SAID[status_of(order)]
+
+
 def words(order: Order) -> str:
     """An order in a few words: `quarantined by Ann since ..., until ...: listed by zen`."""
     until = f", until {moment(order.until)}" if order.until is not None else ", until it is lifted"
-    return f"{status_of(order)} by {order.by} since {moment(order.at)}{until}: {order.why}"
+    return f"{said(order)} by {order.by} since {moment(order.at)}{until}: {order.why}"
 
 
 class Standing:
@@ -122,5 +118,5 @@ class Standing:
 def _ended(gone: Order, lifting: Sequence[Order]) -> str:
     for order in lifting:
         if order.id > gone.id:
-            return f"identity order {gone.id} lifted: {status_of(gone)}, by {order.by}: {order.why}"
-    return f"identity order {gone.id} over: {status_of(gone)}, its time has passed"
+            return f"identity order {gone.id} lifted: {said(gone)}, by {order.by}: {order.why}"
+    return f"identity order {gone.id} over: {said(gone)}, its time has passed"
