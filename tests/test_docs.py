@@ -33,6 +33,7 @@ RUN = [
     ("command-line.md", "engine verify list.csv -o out.csv\n"),
     ("command-line.md", "engine policy explain hotmail.com --offline"),
     ("command-line.md", "engine check ada@normal.lab adda@normal.lab"),
+    ("command-line.md", "engine identity check --lab"),
     ("identity.md", "engine identity init"),
 ]
 

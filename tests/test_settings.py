@@ -11,6 +11,7 @@ from engine.core.grammar import Range, Rate
 from engine.core.identity import Status
 from engine.identity_file import (
     consent_from_flags,
+    enabled,
     find_identities,
     identity_from_flags,
     load_consent,
@@ -194,7 +195,7 @@ def test_the_identity_nearest_to_the_caller_is_taken(write):
     with pytest.raises(SettingsError, match="exclude each other"):
         find_identities(settings, file=other, helo="h.example.net")
     with pytest.raises(SettingsError, match="no identity is enabled"):
-        find_identities(settings, file=write(NODE + "status: disabled\n"))
+        enabled(find_identities(settings, file=write(NODE + "status: disabled\n")))
 
 
 def test_a_mistake_in_the_section_names_its_line(write):

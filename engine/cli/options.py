@@ -19,7 +19,7 @@ from engine.core.identity import Consent, Identity, Mode
 from engine.core.policy import PolicySet
 from engine.flow.job import Suppression, WrongUse, read_suppression
 from engine.flow.policies import load_policies
-from engine.identity_file import consent_from_flags, find_identities, load_consent
+from engine.identity_file import consent_from_flags, enabled, find_identities, load_consent
 from engine.settings import Configuration, load_configuration
 from engine.store.state import default_path
 
@@ -98,10 +98,10 @@ def asking(mode: Mode | None, flags: dict[str, Any]) -> Iterator[Asking]:
     }
     if flags["pools"] and not flags["helo"]:
         raise WrongUse("--pool belongs to --helo, --mail-from and --public-ip; a file names them as pool_tags.")
-    identities = find_identities(
+    identities = enabled(find_identities(
         settings, file=flags["identity_file"], helo=flags["helo"], mail_from=flags["mail_from"],
         public_ip=flags["public_ip"], bind=flags["bind"], pools=flags["pools"],
-    )  # fmt: skip
+    ))  # fmt: skip
     directories = tuple(Path(each) for each in _listed(dirs))
     yield Asking(
         policies=load_policies(directories),

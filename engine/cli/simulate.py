@@ -14,7 +14,7 @@ import click
 
 from engine.cli.options import name_server
 from engine.core.grammar import duration
-from engine.core.identity import Identity, Status
+from engine.core.identity import Identity
 from engine.core.simulation import Assumed
 from engine.flow.job import WrongUse
 from engine.flow.policies import load_policies
@@ -88,11 +88,11 @@ def _askers(file: Path | None, pools: Sequence[str]) -> tuple[Identity, ...]:
     """Who would ask; nobody's name is shown to anybody."""
     if file is None:
         return (Identity("simulated", "", "", public_v4="192.0.2.1", pool_tags=frozenset(pools)),)
-    from engine.identity_file import load_identity  # noqa: PLC0415 - as above
+    from engine.identity_file import enabled, load_identity  # noqa: PLC0415 - as above
 
     if pools:
         raise WrongUse("--pool has no place beside --identity: the file names its own pool_tags.")
-    return tuple(each for each in load_identity(file) if each.status is Status.ENABLED)
+    return enabled(load_identity(file))
 
 
 @contextmanager

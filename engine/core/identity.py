@@ -70,6 +70,12 @@ class Identity:
     status: Status = Status.ENABLED
     limits: Limits = Limits()
     warmup: Warmup | None = None
+    dkim_selectors: tuple[str, ...] = ()  # of the domain of `mail_from`; to look at, since nothing is ever signed
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What the world sees: one address or two."""
+        return tuple(filter(None, (self.public_v4, self.public_v6)))
 
     @property
     def key(self) -> str:

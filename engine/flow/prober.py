@@ -19,7 +19,8 @@ from engine.core.brake import SITES
 from engine.core.breaker import BreakerState
 from engine.core.cap import Cap
 from engine.core.caps import Caps
-from engine.core.identity import Identity, Job, Mode
+from engine.core.hold import Hold
+from engine.core.identity import Identity, Job, Mode, Status
 from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet
 from engine.core.schedule import Schedule, Wait
@@ -63,6 +64,7 @@ class Prober:
         self.identity = identity or Identity("none", "", "")
         self.policies = policies
         self.schedule = Schedule()
+        self.open_sessions = 0
         self.ended = ""  # the ending of all that waits under this identity, once it was given up
         self._shared = shared
         self._breakers: dict[str, BreakerState] = {}  # of each lane whose breaker has moved, as last told
@@ -116,7 +118,8 @@ class Prober:
 
     def ending(self) -> tuple[float | None, str]:
         """When all that waits ends because everybody stayed closed to this identity, and as what."""
-        return (None, "") if self.ended else self._guard.ending(self.policies.default.retry.give_up_s)
+        give_up_s = self.policies.default.retry.give_up_s
+        return (None, "") if self.ended else self._guard.ending(give_up_s, busy=bool(self.open_sessions))
 
     def end(self, ending: str) -> None:
         """Ask nothing more under this identity: what waits ends so when the run does."""
@@ -126,6 +129,7 @@ class Prober:
 
     def started(self, visit: Visit) -> None:
         """A visit of its got a place in the pool."""
+        self.open_sessions += 1
         self._desk.metrics.lane_waited(visit.lane.policy.name, self.identity.name, visit.waited_s)
         self._note(visit.lane)
 
@@ -143,13 +147,21 @@ class Prober:
             self._after(visit)
         except Exception as error:  # noqa: BLE001 - a fault of ours or of the disk ends the run, and nothing is lost
             self._shared.fail(error)
+        finally:
+            self.open_sessions -= 1
 
-    def unstick(self) -> None:
-        """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours."""
+    def unstick(self) -> bool:
+        """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours.
+
+        But for an order that holds the identity: then it waits for that one's end. False where no lane went.
+        """
+        before = len(self.schedule.lanes)
         for lane in list(self.schedule.lanes.values()):
-            if not lane.idle:
+            if lane.idle:
+                self._supply.retire(lane)
+            elif self.hold.starts and not self.ended:
                 raise RuntimeError(f"{lane!r} waits for nothing: {lane.queue!r} {lane.brake!r} {lane.breaker!r}")
-            self._supply.retire(lane)
+        return len(self.schedule.lanes) < before
 
     def stop(self) -> None:
         """Ask nothing more; sessions in flight say QUIT."""
@@ -190,6 +202,24 @@ class Prober:
         self._shared.wake()
         return changed
 
+    @property
+    def hold(self) -> Hold:
+        """What an order about the identity lets it do."""
+        return self._guard.hold
+
+    @property
+    def status(self) -> Status:
+        """What the identity may do now: what an order says, else its file."""
+        return self.identity.status if self.hold.starts else self.hold.status
+
+    def obey(self, status: Status, why: str = "", lasts_s: float | None = None) -> int:
+        """Obey an order about the identity from now on; says how many sessions are open. See `flow.standing`."""
+        now = time.monotonic()
+        self.hold.put(status, now, why=why, until=None if lasts_s is None else now + lasts_s)
+        log.warning("identity_held", identity=self.identity.name, status=status.value, why=why)
+        self._shared.wake()
+        return self.open_sessions
+
     def ask_first(self, key: str) -> None:
         """Put an address of the journal ahead of the queues, within the same limits, if its site is this one's."""
         self._supply.ask_first(key, time.monotonic())
@@ -202,6 +232,8 @@ class Prober:
         found = {lane.key: lane.breaker.cause for lane in self.schedule.lanes.values() if lane.breaker.cause}
         if self._guard.breaker.stops:
             found[self.identity.name] = self._guard.breaker.breaker.cause
+        if not self.hold.starts:
+            found[self.identity.name] = self.hold.why
         return found
 
     def lanes(self) -> Iterator[LaneView]:

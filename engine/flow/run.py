@@ -124,9 +124,8 @@ class Run:
             if not len(self._pool) and not any(prober.waits for prober in self.probers):
                 break
             looks = [prober.look_at for prober in self.probers if prober.look_at is not None]
-            if turn.until is None and not len(self._pool) and not looks:
-                for prober in self.probers:
-                    prober.unstick()
+            stuck = turn.until is None and not len(self._pool) and not looks
+            if stuck and any([prober.unstick() for prober in self.probers]):  # noqa: C419 - all of them
                 continue
             due = [moment for moment in (turn.until, *moments, *looks) if moment is not None]
             self._wake.wait(min(due) - now if due else None)
@@ -160,6 +159,11 @@ class Run:
         self._pool.kill(timeout=1.0)
         for prober in self.probers:
             prober.save()
+
+    @property
+    def askers(self) -> list[Prober]:
+        """The probers of named identities."""
+        return self.probers if self.settings.identities else []
 
     # --- who watches ------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from engine.flow.output import Layout, Stream, output_format, write_file
 from engine.flow.preflight import Check, preflight, unbindable
 from engine.flow.reload import InForce, Reloader
 from engine.flow.run import Run, Settings, Snapshot, stamp
+from engine.flow.standing import Standing, refuse_held
 from engine.metrics import Live, Metrics
 from engine.net.resolver import Resolver
 from engine.store.audit import AuditRow
@@ -152,6 +153,8 @@ class Verification:
                     goes_on = check_journal(request.journal, self._writer, job, resume=request.resume)
                 except StoreError as error:
                     raise WrongUse(str(error)) from error
+                for identity in request.identities if request.connect else ():
+                    refuse_held(state, identity, time.time())
                 notes = self._preflight(resolver)
                 journal, job, sealed = open_job(
                     request.journal, self._writer, job, goes_on=goes_on, output=request.output
@@ -194,9 +197,9 @@ class Verification:
             return "the run was stopped"
         if self._run is None:
             return "the input is being read"
-        for identity in self.request.identities:
-            if identity.status is not Status.ENABLED:
-                return f"the identity {identity.name} is {identity.status}"
+        for prober in self._run.probers:
+            if prober.status is not Status.ENABLED:
+                return f"the identity {prober.identity.name} is {prober.hold.why or prober.status}"
         if self._writer.lag_s > LAG_LIMIT_S:
             return f"the journal lags {self._writer.lag_s:.0f} s behind"
         return ""
@@ -220,8 +223,9 @@ class Verification:
         self._run = run = Run(
             job, settings, journal, state, resolver, metrics=self.metrics, transcript=request.transcript
         )
-        identities = {each.name: each.status for each in request.identities}
-        self.metrics.watch(lambda: Live(run.views(), identities, self._writer.lag_s))
+        self.metrics.watch(
+            lambda: Live(run.views(), {each.identity.name: each.status for each in run.askers}, self._writer.lag_s)
+        )
         if self._stopped:
             run.stop()
         self._in_force = [InForce(request.policies, prober.adopt) for prober in run.probers]
@@ -232,10 +236,12 @@ class Verification:
         beside = [gevent.spawn(self._tell, journal, over), gevent.spawn(self._count, journal, over)]
         watcher = gevent.spawn(self.reloader.serve) if self.reloader else None
         desks = []
-        for identity, in_force in zip(settings.identities, self._in_force, strict=False):
-            limits = LaneLimits(state, journal, identity, job.id, in_force.limit)
+        for prober, in_force in zip(run.askers, self._in_force, strict=False):
+            limits = LaneLimits(state, journal, prober.identity, job.id, in_force.limit)
             limits.look()  # those in force bind the first session too
-            desks.append(OrderDesk(run, identity, request.suppression, limits))
+            standing = Standing(run, prober)
+            standing.look()
+            desks.append(OrderDesk(run, prober, request.suppression, limits, standing))
         clerks = [gevent.spawn(desk.serve) for desk in desks]
         try:
             run.survey()

@@ -52,15 +52,16 @@ CREATE TABLE orders (
     answered_at REAL, answer TEXT
 );
 CREATE INDEX orders_open ON orders (identity, id) WHERE answered_at IS NULL;
-CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset');
+CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset', 'identity');
 CREATE TABLE events (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE heads (job TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
 """
 
 REFUSES, ACCEPTS, INCONCLUSIVE = "refuses", "accepts", "inconclusive"
 CONTROL, LISTED_REFUSAL = "control", "listed_refusal"
-LIMIT, RESET = "lane limit", "lane reset"
-_STANDING = f"kind IN ('{LIMIT}', '{RESET}')"  # orders that hold for every process, until their time is over
+LIMIT, RESET, IDENTITY = "lane limit", "lane reset", "identity"
+# Orders that hold for every process, until their time is over.
+_STANDING = f"kind IN ('{LIMIT}', '{RESET}', '{IDENTITY}')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,8 @@ class Grant:
 class Order:
     """An order to the engine that holds `identity`; nobody takes it after `until`, and None is no limit.
 
-    A standing order (LIMIT, RESET) is taken by nobody: each engine reads and obeys it. There `identity` is a name or
-    public address, and empty for all; `answer` is of the engine that obeyed last.
+    A standing order (LIMIT, RESET, IDENTITY) is taken by nobody: each engine reads and obeys it. There `identity` is a
+    name or public address, and empty for all; `answer` is of the engine that obeyed last.
     """
 
     id: int
@@ -341,7 +342,7 @@ class State:
         return self._writer.call(take, self._db) if self._writer.read(self._db, look) else []
 
     def standing_orders(self, now: float) -> list[Order]:
-        """The limits of lanes whose time is not over, and what lifts them, oldest first. Reading takes nothing."""
+        """Limits of lanes and orders about identities whose time is not over, and what lifts them, oldest first."""
         return self._writer.read(self._db, lambda conn: read_standing_orders(conn, now))
 
     def answer_order(self, order_id: int, answer: Mapping[str, Any], now: float) -> Ticket[None]:
