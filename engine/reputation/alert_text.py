@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.core.notice import Fact, Kind, Message, Notice
-from engine.reputation.wording import day, many, span
+from engine.reputation.wording import day, many, plain, span
 
 LINES = 20  # targets that a group names; the rest is counted
 
@@ -43,7 +43,7 @@ def single_message(number: str, notice: Notice, now: float) -> Message:
     title, parts = _TEXTS[notice.kind](notice, now)
     link = str(notice.facts.get("url") or "")
     told = tuple((label, text) for label, text in parts if text)
-    return Message(number, now, notice.severity, title, told, link, notice.subject)
+    return Message(number, now, notice.severity, plain(title), told, link, notice.subject)
 
 
 def group_message(number: str, notices: Sequence[Notice], now: float) -> Message:
@@ -74,7 +74,7 @@ def group_message(number: str, notices: Sequence[Notice], now: float) -> Message
             ),
         ]
     link = str(first.facts.get("url") or "")
-    return Message(number, now, worst, f"{label}: {what}", tuple(parts), link, f"group:{number}")
+    return Message(number, now, worst, plain(f"{label}: {what}"), tuple(parts), link, f"group:{number}")
 
 
 def _opened(one: Notice, now: float) -> tuple[str, _Parts]:

@@ -33,11 +33,11 @@ def digest(
     standing = [event for event in events if event.is_open]
     changed = [event for event in events if now - max(event.opened_at or 0, event.closed_at or 0) < DAY_S]
     worst = max((event.severity for event in standing), default=None)
-    unchecked = _unchecked(answers)
+    blank = unchecked(answers)
     counted = (
         f"{many(len(standing), 'listing')} open, the worst {worst.label}" if worst is not None else "nothing listed"
     )
-    blind = f", {many(len(unchecked), 'list')} not checked" if unchecked else ""
+    blind = f", {many(len(blank), 'list')} not checked" if blank else ""
     facts: dict[str, Fact] = {
         "summary": f"{counted}{blind}",
         "open": _lines(
@@ -45,7 +45,7 @@ def digest(
             for event in standing
         ),
         "changed": _lines(_changed(event) for event in changed),
-        "lists": _lines(unchecked),
+        "lists": _lines(blank),
         "requests": _lines(
             f"event {event.id}, {event.target} on {event.name}: {next_step(request, event, now)}"
             for request, event in requests
@@ -61,7 +61,7 @@ def _changed(event: ListingEvent) -> str:
     return f"{event.target} off {event.name} {day(event.closed_at or 0)} ({event.close_reason})"
 
 
-def _unchecked(answers: Sequence[Answers]) -> list[str]:
+def unchecked(answers: Sequence[Answers]) -> list[str]:
     """The lists whose newest answer about any target says nothing, with what they said."""
     newest: dict[str, Answers] = {}
     for one in answers:

@@ -25,6 +25,7 @@ _MARKS = {
 }
 _RESOLVED = ":large_green_circle:"
 _OTHER = ":white_circle:"
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def email_of(message: Message, sender: str, to: Sequence[str]) -> EmailMessage:
@@ -68,11 +69,12 @@ def slack_body(message: Message) -> dict[str, Any]:
 
 
 def _escaped(text: str) -> str:
-    """The three characters that Slack gives a meaning, and no mark-up by stars or back-quotes."""
-    plain = _cut(text, LONGEST_SECTION // 6)
-    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        plain = plain.replace(char, entity)
-    return plain
+    """The text with the three characters that Slack gives a meaning escaped, cut where a section would be too long."""
+    escaped = [_ENTITIES.get(char, char) for char in text]
+    room = LONGEST_SECTION - 100  # the label stands above it
+    if sum(map(len, escaped)) <= room:
+        return "".join(escaped)
+    return "".join(escaped[: room // max(map(len, _ENTITIES.values()))]) + "…"
 
 
 def _cut(text: str, longest: int) -> str:

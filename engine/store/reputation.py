@@ -88,6 +88,18 @@ class Parcel:
     attempts: int  # this one included
 
 
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """A message that one channel did not take yet."""
+
+    message: str
+    channel: str
+    title: str
+    at: float
+    attempts: int
+    problem: str  # of the newest attempt
+
+
 # --- checks
 
 
@@ -384,6 +396,13 @@ def parcels_waiting(conn: sqlite3.Connection) -> dict[str, tuple[int, float]]:
     """By channel: how many messages wait for their delivery, and since when the oldest does."""
     query = "SELECT channel, count(*), min(at) FROM engine_server_alert_outbox WHERE sent_at IS NULL GROUP BY channel"
     return {channel: (count, oldest) for channel, count, oldest in conn.execute(query)}
+
+
+def unsent(conn: sqlite3.Connection) -> list[Unsent]:
+    """The messages that did not arrive yet, those that wait longest first."""
+    query = """SELECT message, channel, json_extract(body, '$.title'), at, attempts, problem
+               FROM engine_server_alert_outbox WHERE sent_at IS NULL ORDER BY at, message, channel"""
+    return [Unsent(*row) for row in conn.execute(query)]
 
 
 def prune(conn: sqlite3.Connection, now: float) -> int:
