@@ -120,7 +120,7 @@ def _broken(one: Notice, now: float) -> tuple[str, _Parts]:
     taken = ""
     if facts["withdrawn"]:
         listings = many(int(_time(facts["withdrawn"])), "listing")
-        taken = f" {listings} that it had reported since then do not count: {facts['targets']}."
+        taken = f" Taken back with it: {listings} that it reported since then ({facts['targets']})."
     return f"List broken: {one.list} is not checked", [
         ("What", f"{one.list} fails its own test points: {facts['why']}.{taken}"),
         ("Since", since),

@@ -126,7 +126,7 @@ def next_step(request: Request | None, event: ListingEvent, now: float) -> str:
     if request.status in (Progress.NEEDED, Progress.REFUSED):
         if request.cooldown_until is not None and now < request.cooldown_until:
             return f"Wait until {day(request.cooldown_until)}: the list wants no second request before."
-        return f"Fix the cause, then {_ask(request)}; then engine rbl delist start {event.id}."
+        return f"Fix the cause, then {_ask(request)}; then engine rbl delist start {event.id} --fixed TEXT."
     return late or f"Wait: asked {span(now - (request.requested_at or request.moved_at))} ago{_by_when(event)}."
 
 

@@ -146,7 +146,7 @@ def test_a_list_that_is_back_soon_is_not_told() -> None:
     (told,) = at_ripe(broken, now=NOW + BROKEN_S).messages
     assert told.message.title == "List broken: zen is not checked"
     assert (
-        "2 listings that it had reported since then do not count: 203.0.113.1, 203.0.113.2." in told.message.parts[0][1]
+        "2 listings that it reported since then (203.0.113.1, 203.0.113.2)." in told.message.parts[0][1]
     )
     assert titles(at_ripe(usable, told=frozenset({broken.subject}))) == ["Resolved: zen is checked again"]
 
@@ -221,7 +221,7 @@ Why it matters
 behind the address has to stand still until it is off.
 
 What to do
-  Fix the cause, then fill in https://check.example/; then engine rbl delist start 1. Every step: \
+  Fix the cause, then fill in https://check.example/; then engine rbl delist start 1 --fixed TEXT. Every step: \
 engine rbl delist show 1
 
 Link
@@ -276,7 +276,7 @@ def test_a_digest_tells_what_is_open_and_what_is_to_be_done() -> None:
         "The last 24 hours": "203.0.113.1 listed on zen/sbl (critical) 2026-09-21 14:13 UTC",
         "Not checked": "Every list answered.",
         "To be done": "event 1, 203.0.113.1 on zen/sbl: Fix the cause, then fill in https://check.example/; then "
-        "engine rbl delist start 1.",
+        "engine rbl delist start 1 --fixed TEXT.",
     }
 
 
