@@ -6,7 +6,8 @@
    many were told within the last hour, the next ones wait FLOOD_S.
 4. An end (closed, usable, released) is told only where the beginning was. One that comes while its beginning still
    waits cancels it: nobody is woken for what is over.
-5. A list's failure is one message about the list; the events that it takes back are counted in it.
+5. A list's failure is one message about the list; the events that it takes back are counted in it. Where there are
+   any it comes at once, after BROKEN_S otherwise.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def of_transition(transition: Transition, request: Request | None) -> Notice | N
     return Notice(
         f"{change}:{event.id}:{event.flaps}:{transition.at:.0f}", kind, transition.at,
         max(event.severity, before) if before is not None else event.severity,
-        _subject(event), event.list, event.target,
+        subject_of(event), event.list, event.target,
         {
             **_event_facts(event),
             "before": before.label if before is not None else None,
@@ -101,7 +102,7 @@ def of_overdue(request: Request, event: ListingEvent, why: str, now: float) -> N
     """A request to be taken off that somebody has to look at; once for each status."""
     facts = {**_event_facts(event), "why": why, "url": request.url, "method": request.method.value}
     key = f"overdue:{request.id}:{request.status}"
-    return Notice(key, Kind.DELIST_OVERDUE, now, event.severity, _subject(event), event.list, event.target, facts)
+    return Notice(key, Kind.DELIST_OVERDUE, now, event.severity, subject_of(event), event.list, event.target, facts)
 
 
 def list_broken(
@@ -166,7 +167,7 @@ def compose(
     messages: list[Composed] = []
     for (kind, name), group in groups.items():
         before = lately.get((kind, name), 0)
-        if now - min(one.at for one in group) < _patience_s(kind, before):
+        if now - min(one.at for one in group) < _patience_s(kind, before, group):
             continue
         if len(group) > 1 and before + len(group) > GROUP_FROM:
             messages.append(_composed(group, now))
@@ -182,7 +183,9 @@ def _cancelled(waiting: Sequence[Notice], told: AbstractSet[str]) -> set[str]:
     for end in waiting:
         if end.kind not in ENDS or end.subject in told:
             continue
-        found |= {one.key for one in waiting if one.subject == end.subject and one.at <= end.at}
+        story = [one for one in waiting if one.subject == end.subject and one.at <= end.at]
+        if not any(one.facts.get("withdrawn") for one in story):  # events that were told have to be taken back
+            found |= {one.key for one in story}
     return found
 
 
@@ -194,10 +197,10 @@ def _is_quiet(one: Notice, habits: Habits, now: float) -> bool:
     return quiet.holds(local.hour * 60 + local.minute)
 
 
-def _patience_s(kind: Kind, before: int) -> float:
+def _patience_s(kind: Kind, before: int, group: Sequence[Notice]) -> float:
     if kind in AT_ONCE:
         return 0.0
-    if kind is Kind.LIST_BROKEN:
+    if kind is Kind.LIST_BROKEN and not any(one.facts.get("withdrawn") for one in group):
         return BROKEN_S
     return FLOOD_S if before >= GROUP_FROM else GATHER_S
 
@@ -209,7 +212,8 @@ def _composed(group: Sequence[Notice], now: float) -> Composed:
     return Composed(message, keys, group[0].kind in AT_ONCE)
 
 
-def _subject(event: ListingEvent) -> str:
+def subject_of(event: ListingEvent) -> str:
+    """What all notices of one opening have in common."""
     return f"event:{event.id}:{event.flaps}"
 
 

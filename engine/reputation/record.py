@@ -71,6 +71,9 @@ class Events:
             withdrawn = [one.event for one in transitions if not one.event.is_open]
             notice = alert.list_broken(name, why, severity=severity, last_good=last_good, withdrawn=withdrawn, now=now)
             tables.put_notices(conn, [notice])
+            untrue = {alert.subject_of(event) for event in withdrawn}  # what waits to be told is told no more
+            keys = [one.key for one in tables.waiting_notices(conn) if one.subject in untrue]
+            tables.settle(conn, keys, now)
             return transitions
 
         return self._state.enqueue(do).wait()

@@ -106,7 +106,7 @@ def test_events_are_listed_the_worst_first_with_what_to_do() -> None:
     lines = told.output.splitlines()
     assert lines[0].split() == ["event", "target", "list", "severity", "since", "state", "next"]
     assert lines[1].split()[:4] == ["2", "203.0.113.7", "zen/sbl", "critical"]
-    assert lines[1].endswith("Fix the cause, then fill in https://check.example/; then engine rbl delist start 2 --fixed TEXT.")
+    assert lines[1].endswith("fill in https://check.example/; then engine rbl delist start 2 --fixed TEXT.")
     assert "Stop what caused it; the list forgets by itself, usually by" in lines[2]
     assert [row["event"] for row in rows("rbl", "events", "--target", "203.0.113.8")] == [1]
     assert [row["event"] for row in rows("rbl", "events", "--list", "zen")] == [2]

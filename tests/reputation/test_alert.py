@@ -138,16 +138,20 @@ def test_a_list_that_is_back_soon_is_not_told() -> None:
     """A list is broken for a quarter of an hour before anybody hears of it."""
     broken = alert.list_broken(
         "zen", "a random address is listed", severity=Severity.HIGH, last_good=NOW - HOUR,
-        withdrawn=[event(), event(2)], now=NOW,
+        withdrawn=[], now=NOW,
     )  # fmt: skip
     usable = alert.list_usable("zen", severity=Severity.HIGH, last_good=NOW - HOUR, now=NOW + 600)
     assert compose([broken], [], frozenset(), LOUD, NOW + BROKEN_S - 1) == Composition()
     assert at_ripe(broken, usable).messages == ()
-    (told,) = at_ripe(broken, now=NOW + BROKEN_S).messages
+    taking_back = alert.list_broken(
+        "zen", "a random address is listed", severity=Severity.HIGH, last_good=NOW - HOUR,
+        withdrawn=[event(), event(2)], now=NOW,
+    )  # fmt: skip
+    (told,) = at_ripe(taking_back).messages  # there is something to be taken back
     assert told.message.title == "List broken: zen is not checked"
-    assert (
-        "2 listings that it reported since then (203.0.113.1, 203.0.113.2)." in told.message.parts[0][1]
-    )
+    assert "2 listings that it reported since then (203.0.113.1, 203.0.113.2)." in told.message.parts[0][1]
+    assert titles(at_ripe(broken, now=NOW + BROKEN_S)) == [told.message.title]
+    assert titles(at_ripe(taking_back, usable)) == [told.message.title, "Resolved: zen is checked again"]
     assert titles(at_ripe(usable, told=frozenset({broken.subject}))) == ["Resolved: zen is checked again"]
 
 

@@ -280,6 +280,23 @@ def test_an_event_is_told_on_every_channel_once(
     assert desk.waiting() == {}
 
 
+def test_a_failed_list_takes_back_what_was_not_told_yet(kept: State, email: EmailChannel, relay: Relay) -> None:
+    """A list that lists the world is one message about the list; nobody is told of any address."""
+    events, desk = Events(kept), alerts(kept, email)
+    for number in range(1, 30):
+        listed(events, NOW, f"203.0.113.{number}")
+    events.list_failed("zen", "the world is listed", last_good=NOW - 600, severity=Severity.CRITICAL, now=NOW + 30)
+    events.list_failed("zen", "the world is listed", last_good=NOW - 600, severity=Severity.CRITICAL, now=NOW + 60)
+    for number in range(5):
+        desk.turn(NOW + GATHER_S + 60 + number)
+    assert [mail["Subject"] for mail in relay.mails] == ["List broken: zen is not checked"]
+    assert "29 listings" in relay.mails[0].get_content()
+    assert kept.read(lambda conn: tables.events(conn)) == []
+    events.list_usable("zen", severity=Severity.CRITICAL, last_good=NOW - 600, now=NOW + 3600)
+    desk.turn(NOW + 3600 + GATHER_S)
+    assert relay.mails[-1]["Subject"] == "Resolved: zen is checked again"
+
+
 def test_a_channel_hears_what_it_wants_to(
     kept: State, email: EmailChannel, relay: Relay, slack: SlackChannel, hook: Hook
 ) -> None:
