@@ -12,16 +12,8 @@ from typing import Any
 
 import click
 
-from engine.cli.placed import (
-    by_option,
-    config_option,
-    obeyed,
-    state_option,
-    state_path,
-    until_moment,
-    until_option,
-    user,
-)
+from engine.cli.machine import by_option, config_option, state_option, state_path, user
+from engine.cli.placed import obeyed, until_moment, until_option
 from engine.cli.tables import aligned, gap
 from engine.core.identity import Identity, Status
 from engine.flow.identity_status import IdentityStatus, read_identities

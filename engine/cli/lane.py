@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from engine.cli.placed import by_option, config_option, obeyed, state_option, state_path, until_moment, user
+from engine.cli.machine import by_option, config_option, state_option, state_path, user
+from engine.cli.placed import obeyed, until_moment
 from engine.cli.tables import limit_lines, limit_values
 from engine.core.grammar import GrammarError, rate
 from engine.core.limit import narrowed

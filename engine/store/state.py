@@ -16,12 +16,14 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from engine.store import reputation
 from engine.store.audit import Head
 from engine.store.database import store_error
-from engine.store.writer import Ticket, Writer
+from engine.store.writer import Function, Ticket, Writer
 
+_T = TypeVar("_T")
 KIND = "identity state"
 FORGET_SPENT_S = 25 * 3600.0  # the longest window is a day; an hour more for clocks that were set
 FORGET_FACTS_S = 30 * 86400.0  # an expired fact is of no use; kept a while for those who look into the file
@@ -52,10 +54,18 @@ CREATE TABLE orders (
     answered_at REAL, answer TEXT
 );
 CREATE INDEX orders_open ON orders (identity, id) WHERE answered_at IS NULL;
-CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset', 'identity');
+CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset');
 CREATE TABLE events (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE heads (job TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
 """
+
+UPGRADES = (  # each made a file of the version before it into the next
+    reputation.SCHEMA,
+    """
+DROP INDEX orders_standing;
+CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset', 'identity');
+""",
+)
 
 REFUSES, ACCEPTS, INCONCLUSIVE = "refuses", "accepts", "inconclusive"
 CONTROL, LISTED_REFUSAL = "control", "listed_refusal"
@@ -147,7 +157,9 @@ class State:
         self.path = path
         self.folder = path.parent
         self._writer = writer
-        self._db = writer.open(path, SCHEMA, kind=KIND, trails=True)
+        self._db = writer.open(
+            path, SCHEMA, kind=KIND, version=1 + len(UPGRADES), upgrades=UPGRADES, trails=True
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<State {self.path}>"
@@ -160,6 +172,16 @@ class State:
             return bytes(conn.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()[0])
 
         return self._writer.call(do, self._db)
+
+    # --- for the tables that stand in a file of their own -------------------------------------------------------
+
+    def enqueue(self, do: Function[_T]) -> Ticket[_T]:
+        """Run a function of the store on the writer's thread, in its next transaction."""
+        return self._writer.enqueue(self._db, do)
+
+    def read(self, do: Function[_T]) -> _T:
+        """Run a function that only reads, and wait for what it gives."""
+        return self._writer.read(self._db, do)
 
     # --- facts and controls -----------------------------------------------------------------------------------
 
