@@ -100,6 +100,7 @@ class Verification:
     ) -> None:
         self.request = request
         self.metrics = metrics or Metrics()
+        self._left = 0  # addresses without a settled verdict; orders' own are not in it
         self.job: Job | None = None
         self._forecast = forecast
         self._run: Run | None = None
@@ -216,8 +217,10 @@ class Verification:
         self._run = run = Run(
             job, settings, journal, state, resolver, metrics=self.metrics, transcript=request.transcript
         )
+        self._take_settled(journal)  # what intake settled is none of those that are left
+        self._left = journal.counts().get("", 0)
         identities = {request.identity.name: request.identity.status} if request.identity else {}
-        self.metrics.watch(lambda: Live(run.lanes(), identities, self._writer.lag_s))
+        self.metrics.watch(lambda: Live(run.lanes(), identities, self._writer.lag_s, max(0, self._left)))
         if self._stopped:
             run.stop()
         self._in_force = in_force = InForce(request.policies, run.adopt)
@@ -318,8 +321,12 @@ class Verification:
         with suppress(StoreError):  # the run tells of it
             while not ended:
                 ended = over.wait(COUNT_EVERY_S)
-                for provider, reason, count in journal.take_settled():
-                    self.metrics.settled(provider, reason, count)
+                self._take_settled(journal)
+
+    def _take_settled(self, journal: Journal) -> None:
+        for provider, reason, count in journal.take_settled():
+            self.metrics.settled(provider, reason, count)
+            self._left -= count
 
     def _write(self, journal: Journal, *, part: bool) -> None:
         request = self.request
