@@ -1,8 +1,8 @@
 """Writes the dashboards: `python grafana/dashboards.py` makes dashboards/*.json, which Grafana loads, of panels/*.yaml.
 
 1. A dashboard answers an operator's questions in the order in which he asks them; each row is one question.
-2. Every panel says in `about` what it shows and what to make of it; `unit` is one of Grafana's names, `steps` colour the
-   value from a number on, those of the alert rules where there is one.
+2. Every panel says in `about` what it shows and what to make of it; `unit` is one of Grafana's names, `steps` colour
+   the value from a number on, those of the alert rules where there is one.
 3. rate() for what flows; the recording rules of prometheus/recording.yml for what is rare and matters.
 4. `link` names the dashboard that a click leads to, `hand_on` the label whose value it takes along.
 """
@@ -151,9 +151,8 @@ def colours(asks: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
 def columns(asks: list[dict[str, str]]) -> list[dict[str, Any]]:
     """One table of all queries, its columns named after them."""
     hidden = {"Time": True, "__name__": True, "job": True}
-    names = {f"Value #{chr(ord('A') + number)}": ask["as"] for number, ask in enumerate(asks) if "as" in ask}
-    if len(asks) == 1:
-        names = {"Value": name for name in names.values()}
+    named = [("Value" if len(asks) == 1 else f"Value #{chr(ord('A') + n)}", ask) for n, ask in enumerate(asks)]
+    names = {column: ask["as"] for column, ask in named if "as" in ask}
     return [
         {"id": "merge", "options": {}},
         {"id": "organize", "options": {"excludeByName": hidden, "renameByName": names}},
