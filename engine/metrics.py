@@ -315,7 +315,8 @@ class _AtScrape(Collector):
         if self.read is None:
             return
         live = self.read()
-        lag, left, states = map(_gauge, ("engine_journal_lag_seconds", "engine_addresses_left", "engine_identity_state"))
+        lag, left = _gauge("engine_journal_lag_seconds"), _gauge("engine_addresses_left")
+        states = _gauge("engine_identity_state")
         lag.add_metric([], live.journal_lag_s)
         left.add_metric([], live.left)
         for name, status in live.identities.items():
