@@ -22,7 +22,7 @@ from engine.metrics import Metrics
 from engine.net.resolver import LookupFailedError, Resolver
 
 SPEC = {
-    "personas": {"unwilling": {"replies": {"greeting": "554 no"}}, "mute": {"listen": "yes", "delay": {"connect": "30s"}}},
+    "personas": {"unwilling": {"replies": {"greeting": "554 no"}}, "mute": {"delay": {"connect": "30s"}}},
     "domains": {
         "normal.lab": {"mailboxes": ["ada"]},
         "unwilling.lab": {"persona": "unwilling"},
@@ -145,7 +145,7 @@ def test_a_state_folder_has_to_be_writable_and_roomy(tmp_path, monkeypatch):
 
 
 def test_the_clock_is_the_kernels_to_tell():
-    """Whatever it says is a finding; on a machine that nobody sets it fails, in a container that may not ask it is unknown."""
+    """Whatever it says is a finding; a machine that nobody sets fails, and where one may not ask it is unknown."""
     assert clock().outcome in Check
 
 
@@ -174,7 +174,7 @@ def test_public_resolvers_are_addresses():
 
 
 def test_alive_asks_the_engine_that_runs_here(monkeypatch):
-    """`--alive` is a container's health check: 0 while /healthz answers, 1 when nothing does, 2 when it can't know where."""
+    """A container's health check: 0 while /healthz answers, 1 when nothing does, 2 when it can't know where."""
     import threading
 
     import gevent

@@ -46,7 +46,9 @@ def boards() -> dict[str, dict]:
 
 def rules() -> list[dict]:
     files = (GRAFANA / "prometheus" / "recording.yml", GRAFANA / "prometheus" / "alerts.yml")
-    return [rule for file in files for group in yaml.safe_load(file.read_text("utf-8"))["groups"] for rule in group["rules"]]
+    return [
+        rule for file in files for group in yaml.safe_load(file.read_text("utf-8"))["groups"] for rule in group["rules"]
+    ]
 
 
 ALERTS = [rule for rule in rules() if "alert" in rule]
@@ -60,7 +62,11 @@ def expressions() -> Iterator[tuple[str, str, str]]:
             yield f"{name}: {each['name']}", each["expr"], each["titleFormat"] + each["textFormat"]
         for each in board["templating"]["list"]:
             if each["type"] == "query":
-                yield f"{name}: ${each['name']}", re.sub(r"label_values\((.*), (\w+)\)", r"sum by (\2) (\1)", each["definition"]), ""
+                yield (
+                    f"{name}: ${each['name']}",
+                    re.sub(r"label_values\((.*), (\w+)\)", r"sum by (\2) (\1)", each["definition"]),
+                    "",
+                )
         for panel in board["panels"]:
             for target in panel.get("targets", ()):
                 yield f"{name}: {panel['title']}", target["expr"], target["legendFormat"]
@@ -104,7 +110,11 @@ def test_the_dashboards_are_those_of_their_sources() -> None:
 def test_every_series_that_is_read_is_there() -> None:
     """No panel and no rule asks for a metric that nobody exports or records."""
     known = {*EXPORTED, *PROCESS, *DESIGNED, *RECORDED, *PROMETHEUS_OWN}
-    wrong = {place: found - known for place, expr, _ in expressions() if (found := {family_of(n) for n in series(expr)}) - known}
+    wrong = {
+        place: found - known
+        for place, expr, _ in expressions()
+        if (found := {family_of(n) for n in series(expr)}) - known
+    }
     assert wrong == {}
 
 
@@ -139,7 +149,11 @@ def test_every_panel_can_be_read() -> None:
         taken: set[tuple[int, int]] = set()
         for panel in board["panels"]:
             place = panel["gridPos"]
-            cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
             assert not cells & taken and place["x"] + place["w"] <= 24, f"{name}: {panel['title']}"
             taken |= cells
             if panel["type"] != "row":

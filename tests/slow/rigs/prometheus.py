@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from rigs.daemon import CACHE, AbsentError, Daemon, own_folder, unpacked
 
 ROOT = CACHE.parents[1]
