@@ -202,7 +202,10 @@ def test_alerts_fire_and_resolve_and_every_panel_has_data(tmp_path: Path) -> Non
 def test_rules_hold_at_their_own_speed() -> None:
     """`promtool` evaluates each alert over hours of made-up series."""
     done = subprocess.run(
-        [or_skip(lambda: program("promtool")), "test", "rules", RULES / "tests.yml"], capture_output=True, text=True, check=False
+        [or_skip(lambda: program("promtool")), "test", "rules", RULES / "tests.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -229,6 +232,9 @@ def test_each_alert_is_tested_to_fire_and_to_keep_quiet() -> None:
 def test_configurations_load(tool: str, arguments: tuple[str, ...], file: str) -> None:
     """Prometheus and Alertmanager take what compose.yaml mounts."""
     done = subprocess.run(
-        [or_skip(lambda: program(tool)), *arguments, ROOT / "grafana" / file], capture_output=True, text=True, check=False
+        [or_skip(lambda: program(tool)), *arguments, ROOT / "grafana" / file],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -153,7 +153,9 @@ def _pip() -> dict[str, str]:
 
 
 def _run(command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
-    done = subprocess.run(list(map(str, command)), env=dict(environment), capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        list(map(str, command)), env=dict(environment), capture_output=True, text=True, check=False, timeout=600
+    )
     if done.returncode != 0:
         raise RuntimeError(
             f"{shlex.join(map(str, command))}: exit {done.returncode}\n{done.stdout}{done.stderr}"[-4000:]
