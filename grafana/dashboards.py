@@ -100,7 +100,7 @@ def panel(
         "targets": [target(number, kind, **ask) for number, ask in enumerate(asks)],
         "fieldConfig": {
             "defaults": defaults(kind, unit, steps or {"green": None}, stacked=stacked, most=most)
-            | ({"links": [{"title": f"Open {link}", "url": url(link, hand_on)}]} if link else {}),
+            | ({"links": [{"title": f"Open {link}", "url": url(link, hand_on, kind)}]} if link else {}),
             "overrides": colours(asks),
         },
         "options": OPTIONS[kind] | (options or {}),
@@ -159,9 +159,10 @@ def columns(asks: list[dict[str, str]]) -> list[dict[str, Any]]:
     ]
 
 
-def url(uid: str, label: str = "") -> str:
+def url(uid: str, label: str, kind: str) -> str:
     """Where a click leads; it takes time range, data source and the label's value along."""
-    handed = f"&var-{label}=${{__field.labels.{label}}}" if label else ""
+    value = f"__data.fields.{label}" if kind == "table" else f"__field.labels.{label}"
+    handed = f"&var-{label}=${{{value}}}" if label else ""
     return f"/d/engine-{uid}?${{__url_time_range}}&${{datasource:queryparam}}{handed}"
 
 
