@@ -21,8 +21,8 @@ from engine.version import VERSION
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md"), *ROOT.glob("tests/**/*.md")])
-EXAMPLES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md"), *ROOT.glob("tests/**/*.md")])
+EXAMPLES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 SHARED = "Who asks whom"  # the section with the options that verify and check have in common
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Examples that are run, by their first line; all others are parsed only.

@@ -26,12 +26,11 @@ from engine.flow.forecast import Outlook
 from engine.flow.intake import open_intake
 from engine.flow.job import WrongUse
 from engine.flow.listener import Listener, listen_address
+from engine.flow.machine import FILES_BESIDE
 from engine.flow.output import check_output
 from engine.flow.verification import Request, Verification
 from engine.log import log
 from engine.metrics import watch_hub
-
-FILES_BESIDE = 200  # descriptors that are no sessions: databases, DNS, the output, a safety margin
 
 
 @click.command(short_help="Verify a list of addresses.")

@@ -105,6 +105,7 @@ class Verification:
     ) -> None:
         self.request = request
         self.metrics = metrics or Metrics()
+        self._left = 0  # addresses without a settled verdict; orders' own are not in it
         self.job: Job | None = None
         self._forecast = forecast
         self._run: Run | None = None
@@ -223,9 +224,9 @@ class Verification:
         self._run = run = Run(
             job, settings, journal, state, resolver, metrics=self.metrics, transcript=request.transcript
         )
-        self.metrics.watch(
-            lambda: Live(run.views(), {each.identity.name: each.status for each in run.askers}, self._writer.lag_s)
-        )
+        self._take_settled(journal)  # what intake settled is none of those that are left
+        self._left = journal.counts().get("", 0)
+        self.metrics.watch(lambda: self._live(run))
         if self._stopped:
             run.stop()
         self._in_force = [InForce(request.policies, prober.adopt) for prober in run.probers]
@@ -332,8 +333,16 @@ class Verification:
         with suppress(StoreError):  # the run tells of it
             while not ended:
                 ended = over.wait(COUNT_EVERY_S)
-                for provider, reason, count in journal.take_settled():
-                    self.metrics.settled(provider, reason, count)
+                self._take_settled(journal)
+
+    def _live(self, run: Run) -> Live:
+        identities = {prober.identity.name: prober.status for prober in run.askers}
+        return Live(run.views(), identities, self._writer.lag_s, max(0, self._left))
+
+    def _take_settled(self, journal: Journal) -> None:
+        for provider, reason, count in journal.take_settled():
+            self.metrics.settled(provider, reason, count)
+            self._left -= count
 
     def _write(self, journal: Journal, *, part: bool) -> None:
         request = self.request

@@ -1,7 +1,7 @@
 """The lab's zones: a query's bytes in, the answer's bytes out, for a name server that also plays the resolver.
 
-1. The lab answers for `lab.` and the reverse names of its own addresses; everything else is REFUSED: a lab knows no
-   other domain and must not say that one does not exist.
+1. The lab answers for `lab.`, the reverse names of its own addresses, and `invalid.`, which nobody has (RFC 6761
+   section 6.4); everything else is REFUSED: a lab knows no other domain and must not say that one does not exist.
 2. An answer's sections are made once a name and type, at the first query, and kept; a query then costs a header.
 3. CNAMEs are followed as a resolver does; an MX answer brings the addresses of its hosts in the additional section.
 """
@@ -106,7 +106,7 @@ class Zones:
 
 
 def _ours(name: str) -> bool:
-    return name == "lab" or name.endswith((".lab", ".127.in-addr.arpa"))
+    return name == "lab" or name.endswith((".lab", ".invalid", ".127.in-addr.arpa"))
 
 
 def _record(owner: str, asked: str, kind: str, text: str) -> bytes:
