@@ -21,6 +21,7 @@ COMMANDS = {  # name -> (module, object, one line for the overview)
     "classify": ("engine.cli.classify", "classify", "Say what SMTP replies mean, from stdin or a job's journal."),
     "policy": ("engine.cli.policy", "policy", "Check, explain and show provider policies."),
     "lane": ("engine.cli.lane", "lane", "Narrow what engines ask of a provider, for a while."),
+    "rbl": ("engine.cli.rbl", "rbl", "Ask block lists about addresses and domains, and say which can be believed."),
     "identity": ("engine.cli.identity", "identity", "Set up the identity under which this machine asks."),
     "audit": ("engine.cli.audit", "audit", "Verify, export or erase the audit of a job."),
     "reasons": ("engine.cli.reasons", "reasons", "Print the table of reason codes."),
