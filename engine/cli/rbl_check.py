@@ -87,7 +87,7 @@ def lines(registry: Registry, found: Standing) -> list[str]:
     for check in {check.list: check for check, _ in found.listings}.values():
         told += [f"  {check.list} says: {text}" for text in check.text]
         told += [f"  {check.list}, to get off: {way}" for way in _ways(registry, check)]
-    told += [f"  {check.list}: {check.detail}" for check in found.checks if check.detail]
+    told += [f"  {check.list}: {check.detail}" for check in (*found.checks, *found.praise) if check.detail]
     return told
 
 
@@ -140,7 +140,7 @@ def values(registry: Registry, found: Standing) -> dict[str, Any]:
             for check, each in found.listings
         ],
         "checked": [check.list for check in found.checks],
-        "notes": {check.list: check.detail for check in found.checks if check.detail},
+        "notes": {check.list: check.detail for check in (*found.checks, *found.praise) if check.detail},
         "not_checked": [unchecked_values(each) for each in found.unchecked],
     }  # fmt: skip
 

@@ -44,11 +44,9 @@ def lists(as_json: bool, files: Sequence[Path], force: bool, config: Path | None
         print("\nNot asked, and named as not checked in every report:")
         print("\n".join(f"  {line}" for line in aligned(off)))
     read = sorted({each.verified_on for each in registry.lists.values() if each.verified_on})
-    when = f" Their facts were read on {' and '.join(read)};" if read else ""
-    print(
-        f"\n{len(rows)} lists are asked, {len(off)} are not, {len(registry.denied)} zones are denied.{when}"
-        f"{' which' if read else ' Which'} of them are alive, `engine rbl verify-lists` tells."
-    )
+    when = f" Facts read on {' and '.join(read)}." if read else ""
+    print(f"\nAsked: {len(rows)}; not asked: {len(registry.off)}; zones denied: {len(registry.denied)}.{when}")
+    print("Which of them are alive, `engine rbl verify-lists` tells.")
 
 
 @click.command("verify-lists", short_help="Say which lists can be used from this resolver.")
@@ -84,9 +82,7 @@ def verify_lists(
         rows = [_row(registry, each, health.get(each.name)) for each in chosen]
         print("\n".join([*aligned([("list", "severity", "usable", "why not"), *rows]), ""]))
         usable = sum(each.usable for each in health.values())
-        print(
-            f"{usable} of the {len(asked)} lists that are asked can be used; {len(chosen) - len(asked)} are not asked."
-        )
+        print(f"Usable: {usable} of {len(asked)}; not asked: {len(chosen) - len(asked)}.")
         for fault in resolver.faults or ["Nothing is wrong with it."]:
             print(f"The resolver: {fault}")
     sys.exit(0 if all(each.usable for each in health.values()) and not resolver.faults else UNCHECKED)

@@ -23,7 +23,7 @@ from engine.reputation.question import Target
 from engine.settings import Configuration, Part, SettingsError
 
 SHIPPED = Path(__file__).with_name("lists.yaml")
-_OWN = ("lists", "off")  # settings of `rbl` that are no access
+_OWN = ("lists", "skip")  # settings of `rbl` that are no access
 
 
 class Unchecked(NamedTuple):
@@ -97,10 +97,10 @@ def load_registry(
                 f"{each.zone} is a denied zone ({denied.why}{since}); --force asks it anyway"
             )
         lists[name], off[name] = _opened(each, layers.access.get(each.access), settings)
-    for name in _texts(section.at("off"), "the name of a list"):
+    for name in _texts(section.at("skip"), "the name of a list"):
         if name not in lists:
-            raise section.at("off").wrong(f"there is no list {name!r}")
-        off[name] = "turned off in the settings (rbl.off)"
+            raise section.at("skip").wrong(f"there is no list {name!r}")
+        off[name] = "left out by the settings (rbl.skip)"
     return Registry(lists, {name: why for name, why in off.items() if why}, tuple(layers.denied))
 
 

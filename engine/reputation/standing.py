@@ -4,6 +4,7 @@
    is "not listed where it was checked", and what was not checked is named with its reason.
 2. A listing of severity `info` is told, and counts for nothing: whole providers are listed so.
 3. What a list said that is not to be relied on is not said.
+4. White lists are no lists that a target is clean on: what they know is praise.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class Standing:
     """One target at all lists."""
 
     target: str
-    checks: tuple[Check, ...]  # that can be relied on
+    checks: tuple[Check, ...]  # that can be relied on, of block lists
     unchecked: tuple[Unchecked, ...]  # the gravest first
+    praise: tuple[Check, ...] = ()  # of white lists that know it
 
     @property
     def listings(self) -> list[tuple[Check, Listing]]:
@@ -52,16 +54,22 @@ class Standing:
 def standing(registry: Registry, target: Target, checks: Iterable[Check]) -> Standing:
     """How a target stands by its checks, and by the lists that are off."""
     told: list[Check] = []
+    praise: list[Check] = []
     unchecked = list(registry.unchecked_for(target))
     for check in checks:
         if check.target != target.text:
             continue
-        if check.reliable and check.status in (Status.LISTED, Status.CLEAN):
+        blocklist = registry.named(check.list)
+        sure = check.reliable and check.status in (Status.LISTED, Status.CLEAN)
+        if blocklist.kind is Kind.WHITE:
+            praise += [check] if sure and check.detail else []
+        elif sure:
             told.append(check)
-        elif (blocklist := registry.named(check.list)).kind is not Kind.WHITE:
+        else:
             unchecked.append(Unchecked(check.list, blocklist.severity, check.detail or check.status.value))
     unchecked.sort(key=lambda each: (-each.severity, each.name))
-    return Standing(target.text, tuple(sorted(told, key=lambda each: each.list)), tuple(unchecked))
+    told.sort(key=lambda each: each.list)
+    return Standing(target.text, tuple(told), tuple(unchecked), tuple(praise))
 
 
 def worst(standings: Sequence[Standing]) -> State:
