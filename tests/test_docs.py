@@ -34,6 +34,9 @@ RUN = [
     ("command-line.md", "engine policy explain hotmail.com --offline"),
     ("command-line.md", "engine check ada@normal.lab adda@normal.lab"),
     ("identity.md", "engine identity init"),
+    ("reputation.md", "engine rbl check 203.0.113.67 203.0.113.1 bad.example --lab"),
+    ("reputation.md", "engine rbl verify-lists --lab"),
+    ("command-line.md", "engine rbl check 203.0.113.1 --lab"),
 ]
 
 
