@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from engine.core.listing import Status
@@ -106,10 +104,3 @@ def test_a_spec_adds_lists_to_the_shipped_ones() -> None:
     assert found.blocklists["bl.lab"].fault == "silent"
     with pytest.raises(LabError, match=r"blocklists\.mine\.lab: 'colour' is no field"):
         load({"blocklists": {"mine.lab": {"colour": "red"}}})
-
-
-def test_the_documentation_tells_each_list() -> None:
-    """With the sentence of the file."""
-    text = (Path(__file__).parents[2] / "docs" / "lab.md").read_text("utf-8")
-    for zone, each in load().blocklists.items():
-        assert f"| `{zone}` | {each.does} |" in text
