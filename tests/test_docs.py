@@ -35,6 +35,9 @@ RUN = [
     ("command-line.md", "engine check ada@normal.lab adda@normal.lab"),
     ("command-line.md", "engine identity check --lab"),
     ("identity.md", "engine identity init"),
+    ("reputation.md", "engine rbl check 203.0.113.67 203.0.113.1 bad.example --lab"),
+    ("reputation.md", "engine rbl verify-lists --lab"),
+    ("command-line.md", "engine rbl check 203.0.113.1 --lab"),
 ]
 
 

@@ -24,6 +24,7 @@ COMMANDS = {  # name -> (module, object, one line for the overview)
     "identity": ("engine.cli.identity", "identity", "Set up, check, hold back or release the identity that asks."),
     "alerts": ("engine.cli.alerts", "alerts", "Test whether alerts by mail and Slack arrive."),
     "doctor": ("engine.cli.doctor", "doctor", "Look whether this machine is fit to probe from, and say what to mend."),
+    "rbl": ("engine.cli.rbl", "rbl", "Ask block lists about addresses and domains, and say which can be believed."),
     "audit": ("engine.cli.audit", "audit", "Verify, export or erase the audit of a job."),
     "reasons": ("engine.cli.reasons", "reasons", "Print the table of reason codes."),
     "lab": ("engine.cli.lab", "lab", "Serve a small mail internet on loopback, to try everything out."),
