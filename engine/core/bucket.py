@@ -4,6 +4,7 @@
 2. A refused request spends nothing; `ready_at` and `take` share one expression, so that waiting until the
    named moment always suffices and no rounding lets a start slip through early.
 3. Time is monotonic seconds of the caller; a wall clock that jumps is none of our business.
+4. What is granted leaves later, one thing sooner and another later: the law holds for both moments (`Gate`).
 """
 
 from __future__ import annotations
@@ -68,6 +69,58 @@ class TokenBucket:
 
     def __repr__(self) -> str:
         return f"<TokenBucket {1 / self._interval_s:g}/s burst {round(self._burst_s / self._interval_s)}>"
+
+
+class Gate:
+    """A rate that is kept twice: when something is granted, and when it leaves, which what lies between may put off.
+
+    A greeting that comes late would let what was granted a second apart leave together. So it is granted by one bucket
+    (`ready_at`, `take`), and passes another of the same rate on its way out (`leaves_at`, `leave`).
+    """
+
+    __slots__ = ("_granted", "_left")
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        self._granted = TokenBucket(rate_per_s, burst)
+        self._left = TokenBucket(rate_per_s, burst)
+
+    def ready_at(self, now: float, tokens: int = 1) -> float:
+        """The moment from which `tokens` may be granted together."""
+        return self._granted.ready_at(now, tokens)
+
+    def take(self, now: float, tokens: int = 1) -> bool:
+        """Grant `tokens` together, or nothing; `now` may lie ahead."""
+        return self._granted.take(now, tokens)
+
+    def leaves_at(self, now: float, tokens: int = 1) -> float:
+        """The moment from which `tokens` that were granted may leave together; `now` when at once."""
+        return self._left.ready_at(now, tokens)
+
+    def leave(self, now: float, tokens: int = 1) -> bool:
+        """They leave at this moment; False, and nothing is counted, before `leaves_at`."""
+        return self._left.take(now, tokens)
+
+    @property
+    def full_at(self) -> float:
+        """From when on it is as good as new."""
+        return max(self._granted.full_at, self._left.full_at)
+
+    def set_rate(self, rate_per_s: float, now: float, burst: int | None = None) -> None:
+        """As of a bucket."""
+        self._granted.set_rate(rate_per_s, now, burst)
+        self._left.set_rate(rate_per_s, now, burst)
+
+    def owed_s(self, now: float) -> float:
+        """As of a bucket, whichever owes more."""
+        return max(self._granted.owed_s(now), self._left.owed_s(now))
+
+    def owe(self, owed_s: float, now: float) -> None:
+        """As of a bucket."""
+        self._granted.owe(owed_s, now)
+        self._left.owe(owed_s, now)
+
+    def __repr__(self) -> str:
+        return f"<Gate {self._granted!r}>"
 
 
 class Spending:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import heapq
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.core.breaker import LONGEST_S, Breaker, BreakerState
-from engine.core.bucket import Spending, TokenBucket
+from engine.core.bucket import Gate, Spending
 from engine.core.identity import Identity
 from engine.core.pace import CUTS_PACE, Pace, RefusalBudget, Warmth
 from engine.core.policy import Policy, Sessions
@@ -105,9 +105,9 @@ class Cap:
         self.open_sessions = 0
         self.concurrency = sys.maxsize
         self.policy: Policy | None = None
-        self.sessions: TokenBucket | None = None
+        self.sessions: Gate | None = None
         self.starts: RefusalBudget | None = None
-        self.recipients: TokenBucket | None = None
+        self.recipients: Gate | None = None
         self.pace: Pace | None = None
         self.budget: RefusalBudget | None = None
         self.windows: Mapping[str, RefusalBudget | Warmth] = {}
@@ -280,7 +280,7 @@ class Cap:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _buckets(self) -> list[tuple[str, TokenBucket]]:
+    def _buckets(self) -> list[tuple[str, Gate]]:
         both = (("sessions", self.sessions), ("recipients", self.recipients))
         return [(name, bucket) for name, bucket in both if bucket is not None]
 
@@ -307,6 +307,21 @@ class Cap:
         return f"<Cap {self.key} {self.open_sessions} open, {len(self.line)} wait>"
 
 
+def let_out(caps: Sequence[Cap], now: float, recipients: int = 0) -> float:
+    """A connection, or so many recipients, that all of these caps have granted may leave: counted, and 0.
+
+    Else the moment at which to ask again, and nothing is counted.
+    """
+    gates = [gate for cap in caps if (gate := cap.recipients if recipients else cap.sessions) is not None]
+    tokens = recipients or 1
+    due = max((gate.leaves_at(now, tokens) for gate in gates), default=now)
+    if due > now:
+        return due
+    for gate in gates:
+        gate.leave(now, tokens)
+    return 0.0
+
+
 def answers(reason: Reason) -> bool:
     """Whether a reply shows that we are let in: neither a refusal of us, nor silence, nor a busy server."""
     return reason.fault not in {Fault.US, Fault.NETWORK} and reason.code not in _BUSY
@@ -316,7 +331,7 @@ def site_cap(key: str, policy: Policy, above: Cap | None = None) -> Cap:
     """All numbers of a policy, for one site, provider or address: a lane's own limits."""
     cap = Cap(key, above)
     _sessions(cap, policy, policy.sessions)
-    cap.recipients = TokenBucket(policy.recipients.rate.start.per_s, policy.recipients.per_transaction)
+    cap.recipients = Gate(policy.recipients.rate.start.per_s, policy.recipients.per_transaction)
     cap.pace = Pace(policy.recipients.rate, policy.pace, cap.recipients)
     cap.budget = RefusalBudget(policy.refusals.rate)
     cap.windows = {key: cap.budget}
@@ -352,7 +367,7 @@ def identity_cap(identity: Identity, began_at: float = 0.0) -> Cap | None:
 def _sessions(cap: Cap, policy: Policy, sessions: Sessions) -> None:
     cap.policy = policy
     cap.concurrency = sessions.concurrency
-    cap.sessions = TokenBucket(sessions.rate.per_s, sessions.burst)
+    cap.sessions = Gate(sessions.rate.per_s, sessions.burst)
 
 
 def _across(cap: Cap, policy: Policy, now: float) -> None:
@@ -362,6 +377,6 @@ def _across(cap: Cap, policy: Policy, now: float) -> None:
         cap.concurrency, cap.sessions = sys.maxsize, None
     if across is not None:
         if cap.sessions is None:
-            cap.sessions = TokenBucket(across.rate.per_s, across.burst)
+            cap.sessions = Gate(across.rate.per_s, across.burst)
         cap.concurrency = across.concurrency
         cap.sessions.set_rate(across.rate.per_s, now, across.burst)

@@ -209,7 +209,7 @@ class Lane:
         left = self.refusals_per_session - visit.refusals
         stopped = visit.half_open or self.brake.doubt is not Doubt.NONE or any(cap.stops for cap in visit.caps)
         spent = visit.recipients >= self.per_session or left < 1 or visit.transactions >= MAX_TRANSACTIONS
-        if stopped or spent or self._old(visit, now):
+        if stopped or spent or now > self.ages_at(visit):
             return None
         domain = self.queue.next(visit.site)
         if domain is None or domain.hold is not None or not self._room(visit.caps, now):
@@ -226,8 +226,8 @@ class Lane:
 
     def control(self, visit: Visit, domain: Domain, now: float) -> Batch | None:
         """Reserve the control RCPT in this session, or None where a token is missing: it then waits its turn."""
-        spent = visit.refusals >= self.refusals_per_session
-        if spent or not self._room(visit.caps, now) or visit.recipients >= self.per_session or self._old(visit, now):
+        spent = visit.refusals >= self.refusals_per_session or visit.recipients >= self.per_session
+        if spent or not self._room(visit.caps, now) or now > self.ages_at(visit):
             return None
         at = max(cap.asks_at(now, 1) for cap in visit.caps)
         if at > now + PATIENCE_S:
@@ -236,6 +236,10 @@ class Lane:
         batch = self._batch(domain, at, 1, visit.caps)
         self._count(visit, batch)
         return batch
+
+    def ages_at(self, visit: Visit) -> float:
+        """From when on no transaction is begun any more: the session's deadline could cut it."""
+        return visit.started_at + AGE * self.policy.timeouts.session_s
 
     # --- reporting --------------------------------------------------------------------------------------------
 
@@ -360,9 +364,6 @@ class Lane:
             self.queue.recall_hold(name, breaker)
 
     # --- inside -----------------------------------------------------------------------------------------------
-
-    def _old(self, visit: Visit, now: float) -> bool:
-        return now - visit.started_at > AGE * self.policy.timeouts.session_s
 
     def _open(self, now: float) -> list[Breaker]:
         """Charge the start of a session; says of which breakers it is the half-open one."""

@@ -3,6 +3,8 @@
 1. At most 3 hosts, 2 addresses each, and none whose caps grant nothing now.
 2. The next is tried only when one could not be reached, or said 4yz of its own state. Any reply that blames us, at
    any stage, ends the attempt for the whole site.
+3. What leaves, a connection or a transaction, leaves in its turn: the limits hold at that moment too, and the audit
+   has it.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from typing import Any
 import gevent
 
 from engine.core.brake import IdentityBrake
+from engine.core.cap import Cap, let_out
 from engine.core.caps import MAX_ADDRESSES, MAX_HOSTS
 from engine.core.identity import Identity, Job
 from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet, ReplyRow
 from engine.core.queue import Domain
 from engine.core.reasons import Fault, Reach, Stage
+from engine.flow.evidence import audit_row, connect_row
 from engine.flow.guard import Guard
 from engine.flow.judged import Judged, judge_ended
 from engine.flow.memory import Memory
@@ -72,6 +76,23 @@ class Desk:
     def stops(self, visit: Visit) -> bool:
         """Whether this visit may ask nothing more: the run ends, or the identity is refused."""
         return self.draining or self.guard.stops(visit)
+
+    def in_turn(
+        self, caps: Sequence[Cap], stops: Callable[[], bool], recipients: int = 0, latest: float = float("inf")
+    ) -> float | None:
+        """Wait until these caps let a connection out, or so many recipients: that moment.
+
+        None when it `stops` meanwhile, or would have to wait beyond `latest`; nothing may leave then.
+        """
+        while not stops():
+            now = self.clock()
+            until = let_out(caps, now, recipients)
+            if not until:
+                return now
+            if until > latest:
+                return None
+            gevent.sleep(until - now)
+        return None
 
     def observe(self, visit: Visit, line: Line, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
         """One observation a reply: lane, identity and what the next run must know learn of it at once."""
@@ -127,12 +148,21 @@ class SiteHosts:
 
 @dataclass(slots=True)
 class Line:
-    """An open session, or why there is none; `endpoint` is the last one dialled, `rows` those of its policy."""
+    """An open session, or why there is none; `endpoint` is the last one dialled, `rows` those of its policy.
+
+    `tried` are the audit's rows of its connections, until they are written.
+    """
 
     endpoint: Endpoint | None = None
     session: Session | None = None
     rows: Sequence[ReplyRow] = ()
     failure: Judged | None = None
+    tried: list[AuditRow] = field(default_factory=list)
+
+    def take_tried(self) -> list[AuditRow]:
+        """The rows that are not written yet, to be written now."""
+        tried, self.tried = self.tried, []
+        return tried
 
 
 def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Line:
@@ -154,6 +184,10 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
             return line
         if not desk.admit(visit, endpoint.host, endpoint.ip):
             continue
+        dialled_at = desk.in_turn(visit.caps, lambda: desk.stops(visit))
+        if dialled_at is None:
+            line.failure = None
+            return line
         claimed = desk.policies.claiming(endpoint.host)
         dialled = True
         line.rows = (claimed or policy).replies
@@ -163,18 +197,21 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
             session.open()
         except SessionEnded as ended:
             line.failure = judge_ended(ended, line.rows)
+            line.tried.append(audit_row(desk, line, "connect", line.failure, dialled_at))
             desk.count(policy, line.failure)
             desk.guard.dialled(visit, site, connected=bool(session.source_ip), reason=line.failure.reason.code)
             if not _next_may_try(line.failure):
                 return line
         else:
             desk.guard.dialled(visit, site, connected=True)
+            line.tried.append(connect_row(desk, line, dialled_at))
             line.session, line.failure = session, None
             return line
     if line.failure is None and dialled:
         line.failure = judge_ended(
             SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address that we can dial"), ()
         )
+        line.tried.append(audit_row(desk, line, "connect", line.failure, desk.clock()))
     return line
 
 
@@ -188,6 +225,8 @@ def reach(desk: Desk, lane: Lane, site: SiteHosts) -> bool:
         return True
     try:
         for endpoint in site.endpoints(desk.port)[:MAX_ADDRESSES]:
+            if desk.in_turn(lane.caps, lambda: desk.draining) is None:
+                return True
             session = Session(
                 endpoint, desk.identity, lane.policy.timeouts, lane.policy.tls, transcript=desk.transcript
             )

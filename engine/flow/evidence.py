@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from engine.core.reasons import Stage
 from engine.core.verdict import is_listed_refusal
-from engine.flow.dial import Desk, Line
 from engine.flow.judged import Judged
 from engine.store.audit import AuditRow
+
+if TYPE_CHECKING:
+    from engine.flow.dial import Desk, Line
 
 
 def columns(desk: Desk, line: Line, one: Judged, *, attempts: int) -> dict[str, Any]:
@@ -32,12 +35,15 @@ def columns(desk: Desk, line: Line, one: Judged, *, attempts: int) -> dict[str, 
 
 
 def audit_row(
-    desk: Desk, line: Line, kind: str, one: Judged, address: str = "", address_id: int | None = None
+    desk: Desk, line: Line, kind: str, one: Judged, at: float, address: str = "", address_id: int | None = None
 ) -> AuditRow:
-    """The audit row of an answer: who asked whom, under which consent, and what was said."""
+    """The audit row of an answer: who asked whom, under which consent, and what was said.
+
+    `at` is when it was asked, in seconds of the run's clock: by these moments limits are judged.
+    """
     reply, endpoint, consent = one.answer.reply, line.endpoint, desk.job.consent
     return AuditRow(
-        at=desk.wall(),
+        at=desk.wall() - (desk.clock() - at),
         kind=kind,
         stage=one.answer.stage.value,
         code=reply.code if reply else None,
@@ -50,4 +56,19 @@ def audit_row(
         address=address,
         text=reply.text if reply else "",
         address_id=address_id,
+    )
+
+
+def connect_row(desk: Desk, line: Line, at: float) -> AuditRow:
+    """The audit row of a connection that came to be a session."""
+    assert line.endpoint is not None
+    consent = desk.job.consent
+    return AuditRow(
+        at=desk.wall() - (desk.clock() - at),
+        kind="connect",
+        stage=Stage.EHLO.value,
+        identity=desk.identity.key,
+        consent=consent.reference if consent else "",
+        mx_host=line.endpoint.host,
+        mx_ip=line.endpoint.ip,
     )

@@ -6,7 +6,7 @@ from engine.core.lane import Visit
 from engine.core.reasons import REASONS, Reach, Stage
 from engine.core.verdict import Step, next_move
 from engine.flow.dial import Desk, Line, SiteHosts, dial
-from engine.flow.evidence import audit_row, columns
+from engine.flow.evidence import columns
 from engine.flow.judged import Judged
 from engine.flow.survey import ALIVE
 from engine.net.session import Answer
@@ -43,12 +43,12 @@ def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
             item.tempfail_steps += move.step is Step.TEMPFAIL
             item.reconnects += move.step is Step.RECONNECT
             lane.queue.add(item, now, now + move.at - wall)
-            desk.write([], [audit_row(desk, line, "connect", found)])
+            desk.write([], line.take_tried())
             return
         state = {"state": SETTLED, "attempts": item.attempts}
         settled = columns(desk, line, found, attempts=item.attempts) | state
         desk.journal.settle_site(site.id, settled)
-        desk.write([], [audit_row(desk, line, "connect", found)])
+        desk.write([], line.take_tried())
     finally:
         if line.session is not None:
             line.session.close()

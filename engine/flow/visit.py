@@ -32,6 +32,7 @@ from engine.flow.dial import Desk, Line, SiteHosts, dial
 from engine.flow.evidence import audit_row, columns
 from engine.flow.judged import Judged, judge
 from engine.net.session import Answer, Session
+from engine.store.audit import AuditRow
 from engine.store.job_tables import PROVISIONAL, SETTLED, WAITING, Outcome
 from engine.store.state import Fact, Grant
 
@@ -49,6 +50,7 @@ class Call:
         self.line = Line()
         self._asked = 0  # recipients, controls included
         self._leaves = False  # a reply asked for another session
+        self._late = False  # its turn would come too late for this session
 
     def run(self) -> None:
         """Dial, ask batch after batch, and say QUIT."""
@@ -63,12 +65,14 @@ class Call:
                     self._not_opened(self.visit.first, self.line.failure)
                     batch = None
                 return
-            while batch is not None and session.alive and not self.desk.stops(self.visit):
+            while batch is not None and session.alive and not self._late and not self.desk.stops(self.visit):
                 batch = self._ask(session, batch)
             session.quit()
         finally:
             if batch is not None:
                 self._put_back(batch)
+            if self.line.tried:
+                self._write([], [])
             if self.line.session is not None:
                 self.line.session.close()
                 self.desk.metrics.session_closed(self.lane.policy.name, self.desk.clock() - began, self._asked)
@@ -84,7 +88,7 @@ class Call:
         for item in items:
             item.attempts += 1
         outcomes = [self._outcome(item, judged) for item in items]
-        self.desk.write(outcomes, [audit_row(self.desk, self.line, "connect", judged)])
+        self._write(outcomes, [])
         self._observe(batch.domain, judged, now, first=False)
         fact = None
         if batch.positive:
@@ -101,12 +105,16 @@ class Call:
         wait_s = batch.start_at - self.desk.clock()
         if wait_s > 0:
             gevent.sleep(wait_s)
-        if self.desk.stops(self.visit):
-            return batch
         smtputf8 = not "".join(recipients).isascii()
-        if smtputf8 and not session.smtputf8:
+        if smtputf8 and not session.smtputf8 and not self.desk.stops(self.visit):
             self._without_utf8(batch)
             return None
+        latest = self.lane.ages_at(self.visit)
+        asked_at = self.desk.in_turn(self.visit.caps, self._stops, len(recipients), latest)
+        if asked_at is None:
+            self._late = True
+            return batch
+        batch.start_at = asked_at
         judged = [judge(answer, self.line.rows) for answer in session.ask(recipients, smtputf8=smtputf8)]
         self._asked += len(recipients)
         one_for_all = judged[0].answer.stage is Stage.MAIL and judged[0].answer.reply is not None
@@ -156,9 +164,9 @@ class Call:
         outcomes, rows = [], []
         for item, one in zip(batch.items, judged, strict=True):
             item.attempts += 1
-            rows.append(audit_row(desk, self.line, "rcpt", one, one.answer.recipient, item.id))
+            rows.append(audit_row(desk, self.line, "rcpt", one, batch.start_at, one.answer.recipient, item.id))
             outcomes.append(self._accepted(domain, item, one) if one.accepted else self._outcome(item, one))
-        desk.write(outcomes, rows)
+        self._write(outcomes, rows)
         errors = sum(not one.accepted for one in judged)
         back = lane.settle(self.visit, batch, sum(one.refusal for one in judged), now, errors=errors)
         for one, first in zip(judged, firsts, strict=True):
@@ -200,7 +208,7 @@ class Call:
     def _single(self, session: Session, batch: Batch, one: Judged, now: float) -> Batch | None:
         """The answer to a control or a positive control."""
         kind = "positive_control" if batch.positive else "control"
-        self.desk.write([], [audit_row(self.desk, self.line, kind, one, one.answer.recipient)])
+        self._write([], [audit_row(self.desk, self.line, kind, one, batch.start_at, one.answer.recipient)])
         back = self.lane.settle(self.visit, batch, one.refusal, now, errors=not one.accepted)
         self._observe(batch.domain, one, now, first=True)
         fact = None
@@ -232,7 +240,7 @@ class Call:
                 item.reconnects += 1
                 self.lane.queue.add(item, now)
                 outcomes.append(Outcome(item.id, WAITING, {"reconnects": item.reconnects}))
-        desk.write(outcomes, [audit_row(desk, self.line, "connect", unsupported)])
+        self._write(outcomes, [audit_row(desk, self.line, "connect", unsupported, now)])
         self._return(back, [])
 
     # --- what answers do --------------------------------------------------------------------------------------
@@ -361,7 +369,14 @@ class Call:
         if len(domains) >= MANY_DOMAINS:
             lane.breaker.open(desk.clock(), "refusals_suspect", desk.jitter())
 
+    def _stops(self) -> bool:
+        return self.desk.stops(self.visit)
+
     # --- writing ----------------------------------------------------------------------------------------------
+
+    def _write(self, outcomes: Sequence[Outcome], rows: Sequence[AuditRow]) -> None:
+        """To the journal, with the connections that led here."""
+        self.desk.write(outcomes, [*self.line.take_tried(), *rows])
 
     def _return(self, back: Sequence[tuple[int, int]], facts: Sequence[Fact]) -> None:
         """State after journal: tokens and facts follow the replies that prove them."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.core.bucket import SlidingCount, TokenBucket
+from engine.core.bucket import Gate, SlidingCount, TokenBucket
 
 STEPS = st.lists(st.integers(0, 40).map(lambda tenths: tenths / 10), min_size=1, max_size=120)
 
@@ -39,6 +40,44 @@ def test_waiting_until_the_named_moment_always_suffices(steps, burst, tokens):
         assert bucket.ready_at(now, tokens) == due
         now = due
         assert bucket.take(now, tokens)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 90).map(lambda tenths: tenths / 10)), min_size=1, max_size=60),
+    st.integers(1, 12),
+    st.integers(1, 60),
+)
+@settings(max_examples=150, deadline=None)
+def test_what_is_put_off_on_its_way_leaves_within_the_law_too(granted, per_s, window_s):
+    """Each grant leaves some seconds after it was given, one sooner than another: no window holds more all the same."""
+    gate, now, burst, leaving = Gate(per_s / 10, 3), 0.0, 3, []
+    for number, (tokens, late_s) in enumerate(granted):
+        now = gate.ready_at(now, tokens)
+        assert gate.take(now, tokens)
+        heapq.heappush(leaving, (now + late_s, number, tokens))
+    left = []
+    while leaving:
+        now, number, tokens = heapq.heappop(leaving)
+        due = gate.leaves_at(now, tokens)
+        if due > now:
+            assert not gate.leave(now, tokens)
+            heapq.heappush(leaving, (due, number, tokens))
+        else:
+            assert gate.leave(now, tokens)
+            left += [now] * tokens
+    assert len(left) == sum(tokens for tokens, _ in granted)
+    allowed = math.ceil(burst - 1 + per_s / 10 * window_s + 1e-9)
+    for first in left:
+        assert sum(first <= at < first + window_s for at in left) <= allowed
+
+
+def test_nothing_is_put_off_where_all_of_it_takes_equally_long():
+    """A constant delay between grant and departure costs no time."""
+    gate = Gate(2.0, 1)
+    for number in range(20):
+        assert gate.take(number / 2)
+        assert gate.leaves_at(number / 2 + 7.0) == number / 2 + 7.0
+        assert gate.leave(number / 2 + 7.0)
 
 
 def test_a_saturated_bucket_reaches_its_rate():
