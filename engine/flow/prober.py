@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import gevent
@@ -23,16 +23,18 @@ from engine.core.hold import Hold
 from engine.core.identity import Identity, Job, Mode, Status
 from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet
+from engine.core.reasons import REASONS, Fault
 from engine.core.schedule import Schedule, Wait
 from engine.flow.dial import Desk, reach
 from engine.flow.guard import Guard, PortClosed
 from engine.flow.knock import knock
 from engine.flow.memory import Memory
 from engine.flow.supply import Supply
-from engine.flow.survey import forbidden
+from engine.flow.survey import asker_of, forbidden, reaches, unpack_hosts
 from engine.flow.visit import Call
 from engine.log import log
 from engine.metrics import LaneState, LaneView, Metrics
+from engine.store.job_tables import Site
 from engine.store.journal import Journal
 from engine.store.state import State
 
@@ -65,6 +67,7 @@ class Prober:
         self.policies = policies
         self.schedule = Schedule()
         self.open_sessions = 0
+        self.released = False  # an order holds it, and others have taken what was never asked
         self.ended = ""  # the ending of all that waits under this identity, once it was given up
         self._shared = shared
         self._breakers: dict[str, BreakerState] = {}  # of each lane whose breaker has moved, as last told
@@ -104,17 +107,58 @@ class Prober:
 
     def fill(self, now: float) -> None:
         """Take in work from the journal, where it is time."""
-        self._supply.fill(now)
+        if not self.ended and not self.released:
+            self._supply.fill(now)
 
     @property
     def look_at(self) -> float | None:
         """When to take in work again; None when the journal holds no more."""
-        return None if self.ended else self._supply.look_at
+        return None if self.ended or self.released else self._supply.look_at
 
     @property
     def waits(self) -> bool:
         """Whether something is left to ask."""
-        return not self.ended and (bool(self.schedule.lanes) or self._supply.look_at is not None)
+        return not self.ended and (self.released or bool(self.schedule.lanes) or self._supply.look_at is not None)
+
+    @property
+    def able(self) -> bool:
+        """Whether it may take over what another identity may not ask."""
+        return not self.ended and self.hold.starts and not self._guard.breaker.stops
+
+    @property
+    def to_release(self) -> bool:
+        """Whether an order holds it, its sessions are over, and its work was not offered to others yet."""
+        return not self.hold.starts and not self.open_sessions and not self.released and not self.ended
+
+    def release(self, others: Sequence[Prober]) -> int:
+        """Leave to other identities what was never asked, at sites that did not refuse this one; says how much.
+
+        What was asked from here is never asked from elsewhere, and a site that refuses us is left alone by all: this
+        is for work that can't be done, not a way around a block.
+        """
+        self._supply.reset()
+        self.released = True
+        refused = [code for code, reason in REASONS.items() if reason.fault is Fault.US]
+        moves = []
+        for site in self._shared.journal.untouched(self.identity.key, refused):
+            policy = self.policies.named(site.policy) or self.policies.default
+            taker = asker_of(site.key, [each.identity for each in others if each.may_ask(policy, site)])
+            if taker is not None:
+                moves.append((site, taker.key))
+        moved = self._shared.journal.hand_over(moves)
+        for other in others:
+            other.take_over()
+        log.warning("handed_over", identity=self.identity.name, addresses=moved, why=self.hold.why)
+        return moved
+
+    def take_over(self) -> None:
+        """Another identity left sites to this one."""
+        self._supply.look_anew()
+
+    def may_ask(self, policy: Policy, site: Site) -> bool:
+        """Whether this identity may and can ask at a site."""
+        allowed = self._shared.job.mode is Mode.STANDARD or forbidden(policy, self.identity.pool_tags) is None
+        return allowed and reaches(self.identity, unpack_hosts(site.hosts))
 
     def ending(self) -> tuple[float | None, str]:
         """When all that waits ends because everybody stayed closed to this identity, and as what."""
@@ -215,6 +259,8 @@ class Prober:
     def obey(self, status: Status, why: str = "", lasts_s: float | None = None) -> int:
         """Obey an order about the identity from now on; says how many sessions are open. See `flow.standing`."""
         now = time.monotonic()
+        if status is Status.ENABLED:
+            self.released = False
         self.hold.put(status, now, why=why, until=None if lasts_s is None else now + lasts_s)
         log.warning("identity_held", identity=self.identity.name, status=status.value, why=why)
         self._shared.wake()

@@ -26,6 +26,7 @@ from engine.flow.survey import Survey
 from engine.log import log
 from engine.metrics import LaneView, Metrics
 from engine.net.resolver import Resolver
+from engine.store.audit import AuditRow
 from engine.store.journal import Journal
 from engine.store.state import State
 
@@ -116,8 +117,8 @@ class Run:
             moments = [deadline, *(self._end(prober, now) for prober in self.probers)]
             self._wake.clear()
             for prober in self.probers:
-                if not prober.ended:
-                    prober.fill(now)
+                self._hand_over(prober)
+                prober.fill(now)
             turn = self._turn(now) if self._pool.free_count() else Wait(None)
             if turn is None:
                 continue
@@ -199,6 +200,14 @@ class Run:
             if turn.until is not None:
                 until.append(turn.until)
         return Wait(min(until, default=None))
+
+    def _hand_over(self, prober: Prober) -> None:
+        """What a held identity has never asked may be asked by another one, within that one's own limits."""
+        others = [other for other in self.probers if other is not prober and other.able]
+        if others and prober.to_release:
+            moved = prober.release(others)
+            note = f"{moved} addresses that {prober.identity.name} never asked left to other identities"
+            self.journal.audit([AuditRow(time.time(), "order", identity=prober.identity.key, note=note)])
 
     def _end(self, prober: Prober, now: float) -> float | None:
         """When all that waits under an identity ends; at that moment it does."""

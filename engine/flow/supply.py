@@ -66,6 +66,17 @@ class Supply:
         self._lane_sites: dict[str, set[str]] = {}
         self._reading: set[str] = set()  # lanes for which a page is being read
 
+    def look_anew(self) -> None:
+        """Sites came that were not there when the journal was read."""
+        self.look_at = 0.0
+
+    def reset(self) -> None:
+        """Forget all lanes; what waits is read from the journal again. No session may be open."""
+        for lane in list(self._schedule.lanes.values()):
+            self.retire(lane)
+        self._more.clear()
+        self._after, self.look_at = 0, 0.0
+
     def fill(self, now: float) -> None:
         """Take in sites and addresses while there is room."""
         if self.look_at is None or now < self.look_at:

@@ -97,13 +97,12 @@ class Survey:
     def _asker(self, one: Found) -> Identity | None:
         """Who asks at this site: of those whom its policy lets ask, and who can reach it; else anybody."""
         able = [each for each in self.identities if self._may(each, one)] or self.identities
-        return max(able, key=lambda each: sha256(f"{each.key} {one.key}".encode()).digest(), default=None)
+        return asker_of(one.key, able)
 
     def _may(self, identity: Identity, one: Found) -> bool:
         if self.mode is Mode.ENHANCED and forbidden(one.policy, identity.pool_tags) is not None:
             return False
-        addresses = [ip for host in one.route.dialable for ip in host.addresses]
-        return not addresses or any(identity.public_v6 if ":" in ip else identity.public_v4 for ip in addresses)
+        return reaches(identity, [(host.name, host.addresses) for host in one.route.dialable])
 
     def _end(self, one: Found, asker: Identity | None, *, known: bool) -> tuple[str, str, str] | None:
         """What ends a domain's addresses without a session: (reason, detail, catch_all)."""
@@ -133,6 +132,17 @@ class Survey:
             }  # fmt: skip
         facts = state.facts([one.route.domain for one in found], now)
         return {name: fact.site for name, fact in facts.items() if fact.answer == ControlAnswer.ACCEPTS}
+
+
+def asker_of(site: str, able: Sequence[Identity]) -> Identity | None:
+    """Who of these asks at a site: always the same one, and still the same when another joins or leaves, mostly."""
+    return max(able, key=lambda each: sha256(f"{each.key} {site}".encode()).digest(), default=None)
+
+
+def reaches(identity: Identity, hosts: Sequence[tuple[str, Sequence[str]]]) -> bool:
+    """Whether an identity has an address of a family in which one of these hosts can be dialled."""
+    addresses = [ip for _, ips in hosts for ip in ips]
+    return not addresses or any(identity.public_v6 if ":" in ip else identity.public_v4 for ip in addresses)
 
 
 def forbidden(policy: Policy, pool_tags: frozenset[str]) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -242,6 +243,29 @@ _PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text, a.local
 
 def do_waiting(site_id: int, after: int, limit: int, conn: sqlite3.Connection) -> list[Pending]:
     return [Pending(*row) for row in conn.execute(_WAITING, (site_id, after, limit))]
+
+
+def do_untouched(identity: str, refusals: Sequence[str], conn: sqlite3.Connection) -> list[Site]:
+    query = """SELECT id, key, identity, lane, policy, hosts FROM sites s WHERE identity = ? AND EXISTS
+                   (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state = 1 AND a.attempts = 0)
+               AND NOT EXISTS (SELECT 1 FROM addresses a WHERE a.site_id = s.id
+                   AND a.reason IN (SELECT value FROM json_each(?))) ORDER BY id"""
+    return [Site(*row) for row in conn.execute(query, (identity, json.dumps(list(refusals))))]
+
+
+def do_hand_over(moves: Sequence[tuple[Site, str]], conn: sqlite3.Connection) -> int:
+    moved = 0
+    for site, identity in moves:
+        done = conn.execute(
+            "INSERT OR IGNORE INTO sites (key, identity, lane, policy, hosts) VALUES (?, ?, ?, ?, ?)",
+            (site.key, identity, site.lane, site.policy, site.hosts),
+        )
+        if done.rowcount:  # else it has them from before, and is at work there
+            moved += conn.execute(
+                f"UPDATE addresses SET site_id = ? WHERE site_id = ? AND state = {WAITING} AND attempts = 0",  # noqa: S608
+                (done.lastrowid, site.id),
+            ).rowcount
+    return moved
 
 
 def do_load(identity: str, after: int, limit: int, share: int, conn: sqlite3.Connection) -> list[Load]:

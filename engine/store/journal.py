@@ -31,11 +31,13 @@ from engine.store.job_tables import (
     Routed,
     Site,
     do_add_rows,
+    do_hand_over,
     do_load,
     do_record,
     do_route,
     do_settle_site,
     do_take_settled,
+    do_untouched,
     do_waiting,
     narrowed,
 )
@@ -105,6 +107,14 @@ class Journal:
     def load(self, identity: str, after: int, limit: int, share: int) -> list[Load]:
         """An identity's next sites by id that have open addresses, each with up to `share` addresses that wait."""
         return self._writer.read(self._db, partial(do_load, identity, after, limit, share))
+
+    def untouched(self, identity: str, refusals: Sequence[str]) -> list[Site]:
+        """An identity's sites that have addresses which were never asked, and that gave it none of these reasons."""
+        return self._writer.read(self._db, partial(do_untouched, identity, refusals))
+
+    def hand_over(self, moves: Sequence[tuple[Site, str]]) -> int:
+        """Let another identity (by its public address) ask what was never asked at a site; says how many addresses."""
+        return self._writer.call(partial(do_hand_over, moves), self._db)
 
     def waiting(self, site_id: int, after: int, limit: int) -> list[Pending]:
         """Addresses of a site that wait, by id after `after`."""

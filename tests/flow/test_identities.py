@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
 from engine.core.grammar import Range, Rate
-from engine.core.identity import Limits
+from engine.core.identity import Limits, Status
+from engine.flow.standing import place_status
 from engine.flow.verification import Held, WrongUse
 from engine.identity_file import load_identity
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
 from engine.store.lock import IdentityLock
+from engine.store.state import State
+from engine.store.writer import Writer
 
 ONE = replace(load_identity(SHIPPED.parent / "identity.yaml")[0], name="one", bind_v4="127.0.0.1")
 TWO = replace(ONE, name="two", public_v4="127.0.0.2", bind_v4="127.0.0.2", pool_tags=frozenset({"extra"}))
 RISK = "its names are not in the lab's zones"
 SITES = [f"site-{n:02}.lab" for n in range(1, 13)]
+LISTED = "554 5.7.1 Service unavailable; Client host [{client}] blocked using zen.spamhaus.org"
 SPEC = {
-    "personas": {"plain": {"starttls": False}},
-    "hosts": {"mx.pooled.lab": "plain"},
+    "personas": {
+        "plain": {"starttls": False, "delay": {"rcpt": "20ms"}},
+        "grey": {"starttls": False, "greylist": 3600.0},
+        "blocks": {"starttls": False, "replies": {"rcpt": LISTED}},
+    },
+    "hosts": {
+        "mx.pooled.lab": "plain",
+        "mx.grey.lab": {"persona": "grey", "address": "127.40.0.1"},
+        "mx.blocks.lab": {"persona": "blocks", "address": "127.41.0.1"},
+    },
     "domains": {
+        "grey.lab": {"mx": ["mx.grey.lab"]},
+        "blocks.lab": {"mx": ["mx.blocks.lab"]},
         "site-{01..12}.lab": {"persona": "plain", "mailboxes": ["ada"]},
         "pooled.lab": {"mx": ["mx.pooled.lab"], "mailboxes": ["ada"]},
     },
@@ -104,3 +120,75 @@ def test_a_job_goes_on_under_the_identities_that_began_it(lab, both, tmp_path):
     both(lab, ["ada@site-01.lab"], journal=journal, stop_when=lambda verification: True)
     with pytest.raises(WrongUse, match="identity"):
         both(lab, ["ada@site-01.lab"], journal=journal, identities=(ONE,), resume=True)
+
+
+# --- an identity that may ask no more
+
+
+HASTY = {
+    "sessions": {"concurrency": 1, "rate": "10/s"},
+    "recipients": {"per_transaction": 1, "per_session": 10},
+    "retry": {"greylist": ["1h"], "give_up": "3s"},
+}
+
+
+def both_asked(verification):
+    """So many addresses have their reason: both identities are at work."""
+    if verification._journal is None:
+        return False
+    return sum(number for reason, number in verification.counts().items() if reason) >= 40
+
+
+def test_what_was_never_asked_may_be_asked_by_another_identity(lab, both, tmp_path):
+    """A quarantine leaves the rest of its sites to the other; what it asked before is asked by nobody else."""
+    rows = [f"u{n:02}@{site}" for n in range(1, 31) for site in (*SITES, "grey.lab")]
+    mine = max((ONE, TWO), key=lambda each: sha256(f"{each.key} [127.40.0.1]".encode()).digest())
+    held = []
+
+    with Writer() as writer:
+        state = State(writer, tmp_path / "state" / "state.db")
+
+        def watch(verification):
+            if not held and both_asked(verification):
+                at = time.time()
+                held.append(time.monotonic())
+                place_status(state, mine.key, Status.QUARANTINED, by="Ann", why="listed", at=at)
+            return False
+
+        run = both(lab, rows, policies={"default": HASTY}, stop_when=watch, state=state.path)
+    other = {ONE.key: TWO.key, TWO.key: ONE.key}[mine.key]
+    asked = [
+        (row["host"], row["client"], row["text"]) for row in run.log.rows
+        if row["event"] == "command" and row["text"].startswith("RCPT")
+    ]  # fmt: skip
+    by = Counter((text, client) for _, client, text in asked)
+    assert max(Counter(text for text, _ in by).values()) == 1, "nobody is asked from two addresses"
+    both_seen = {host for host, client in clients(run.log) if client == mine.key} & {
+        host for host, client in clients(run.log) if client == other
+    }
+    assert both_seen, "the other took over"
+    assert set(run.reasons.values()) <= {"mailbox_not_found", "identity_paused", "greylisted"}
+    (note,) = (note for (note,) in run.query("SELECT note FROM attempts WHERE kind = 'order'") if "never asked" in note)
+    assert mine.name in note
+
+
+def test_a_site_that_refused_an_identity_is_left_alone_by_all(lab, both, tmp_path):
+    """Another source would be a way around a block."""
+    rows = [f"u{n:02}@{site}" for n in range(1, 31) for site in (*SITES, "blocks.lab")]
+    mine = max((ONE, TWO), key=lambda each: sha256(f"{each.key} [127.41.0.1]".encode()).digest())
+    held = []
+
+    with Writer() as writer:
+        state = State(writer, tmp_path / "state" / "state.db")
+
+        def watch(verification):
+            if not held and both_asked(verification):
+                held.append(True)
+                place_status(state, mine.key, Status.QUARANTINED, by="Ann", why="listed", at=time.time())
+            return False
+
+        run = both(lab, rows, policies={"default": HASTY}, stop_when=watch, state=state.path)
+    assert {client for host, client in clients(run.log) if host == "mx.blocks.lab"} <= {mine.key}
+    refused = {reason for address, reason in run.reasons.items() if address.endswith("@blocks.lab")}
+    assert "mailbox_not_found" not in refused
+    assert refused & {"ip_blocklisted", "identity_paused", "provider_paused"}
