@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -30,11 +31,13 @@ IDENTITY_FIELDS = (
     "status",
     "warmup",
     "limits",
+    "dkim_selectors",
 )
+_SELECTOR = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")  # RFC 6376 section 3.1
 CONSENT_FIELDS = ("reference", "granted_by", "granted_at", "purpose", "expires")
 
 
-def find_identity(
+def find_identities(
     settings: Configuration,
     *,
     file: Path | None = None,
@@ -43,8 +46,8 @@ def find_identity(
     public_ip: str = "",
     bind: str = "",
     pools: Sequence[str] = (),
-) -> Identity | None:
-    """The identity to ask as, by precedence; the first enabled one of a list. None where nothing names any."""
+) -> tuple[Identity, ...]:
+    """All identities that flags, environment or settings name, by precedence, whatever their status."""
     flags = {"helo": helo, "mail_from": mail_from, "public_ip": public_ip, "bind": bind}
     if file is not None and any(flags.values()):
         raise SettingsError("--identity FILE and --helo, --mail-from, --public-ip, --bind exclude each other; give one")
@@ -53,14 +56,16 @@ def find_identity(
         named = settings.environ.get("ENGINE_IDENTITY")
         file = Path(named) if named and not any(flags.values()) else None
     if any(flags.values()):
-        return identity_from_flags(**flags, pools=pools)
-    found = load_identity(file) if file is not None else _section(settings)
-    enabled = [identity for identity in found if identity.status is Status.ENABLED]
-    if found and not enabled:
-        raise SettingsError(
-            f"{file or settings.file.file}: no identity is enabled ({found[0].name} is {found[0].status})"
-        )
-    return enabled[0] if enabled else None
+        return (identity_from_flags(**flags, pools=pools),)
+    return load_identity(file) if file is not None else _section(settings)
+
+
+def enabled(found: Sequence[Identity]) -> tuple[Identity, ...]:
+    """Those that may ask; raises SettingsError where some are named and none of them may."""
+    able = tuple(identity for identity in found if identity.status is Status.ENABLED)
+    if found and not able:
+        raise SettingsError(f"no identity is enabled ({found[0].name} is {found[0].status})")
+    return able
 
 
 def _section(settings: Configuration) -> tuple[Identity, ...]:
@@ -150,6 +155,7 @@ def _identity(part: Part) -> Identity:
         status=_status(part.at("status")),
         limits=_limits(part.at("limits")),
         warmup=_warmup(part.at("warmup")),
+        dkim_selectors=_selectors(part.at("dkim_selectors")),
     )
 
 
@@ -185,6 +191,18 @@ def _tags(part: Part) -> list[str]:
     if part.value is None:
         return []
     return [each.text(needed="a tag") for each in part.each()]
+
+
+def _selectors(part: Part) -> tuple[str, ...]:
+    if part.value is None:
+        return ()
+    found = tuple(each.text(needed="a selector").lower() for each in part.each())
+    for place, selector in enumerate(found):
+        if not _SELECTOR.fullmatch(selector):
+            raise part.wrong(f"{selector!r} is not a DKIM selector (expected a name, for example s1)")
+        if selector in found[:place]:
+            raise part.wrong(f"the selector {selector} stands there twice")
+    return found
 
 
 def _status(part: Part) -> Status:

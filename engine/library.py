@@ -40,7 +40,7 @@ def verify(
     addresses: Iterable[str],
     *,
     mode: Mode | Literal["standard", "enhanced"],
-    identity: Identity | None = None,
+    identity: Identity | Sequence[Identity] | None = None,
     consent: Consent | None = None,
     connect: bool = True,
     policies: PolicySet | None = None,
@@ -66,7 +66,8 @@ def verify(
     Args:
         addresses: Texts of any kind; one that is no address gets a result that says so.
         mode: `standard` ends at EHLO, once a site; `enhanced` asks RCPT for each address and needs `consent`.
-        identity: Who asks; needed unless `connect` is false, which ends at the mail hosts (DNS only).
+        identity: Who asks, one or several; needed unless `connect` is false, which ends at the mail hosts (DNS only).
+            Of several each site is asked by one, and each has limits, breakers and budgets of its own.
         consent: The record that allows asking about these mailboxes.
         policies: What may be done to which provider; `load_policies()`, if not given. Load once for many calls.
         suppression: Addresses and domains that are never asked about.
@@ -92,14 +93,15 @@ def verify(
     chosen = _mode(mode)
     if chosen is Mode.ENHANCED:
         _in_force(consent, datetime.now(UTC))
+    identities = (identity,) if isinstance(identity, Identity) else tuple(identity or ())
     if connect:
-        _presentable(identity)
+        _presentable(identities)
     if resume and journal is None:
         raise WrongUse("resume=True needs the journal of the job that it goes on with: give journal=PATH.")
 
     request = partial(
         Request, mode=chosen, policies=load_policies() if policies is None else policies,
-        state=default_path(os.environ) if state is None else Path(state), identity=identity,
+        state=default_path(os.environ) if state is None else Path(state), identities=identities,
         consent=consent if chosen is Mode.ENHANCED else None, suppression=suppression or Suppression(), resume=resume,
         dns=dns, smtp_port=smtp_port, allow_private=allow_private, connect=connect, concurrency=concurrency,
         deadline_s=deadline_s, accepted_risk=accepted_risk, one_attempt=one_attempt,
@@ -165,16 +167,21 @@ def _in_force(consent: Consent | None, now: datetime) -> None:
         raise WrongUse(f"The consent {consent.reference} expired on {consent.expires}; an expired consent is none.")
 
 
-def _presentable(identity: Identity | None) -> None:
+def _presentable(identities: Sequence[Identity]) -> None:
     """Somebody to ask as: with a name to greet with, an address to write from, and one that the world sees."""
-    if identity is None:
+    if not identities:
         raise WrongUse(
-            "A verification that connects needs an identity: give identity=Identity(...), or one of "
+            "A verification that connects needs an identity: give identity=Identity(...), or those of "
             "load_identity(PATH); connect=False ends at the mail hosts and needs none."
         )
-    if not identity.helo_name or not identity.key:
-        raise WrongUse(f"The identity {identity.name} lacks its helo_name, or public_v4 and public_v6 both.")
-    if isinstance(parse(identity.mail_from), BadAddress):
-        raise WrongUse(f"The identity {identity.name} writes from {identity.mail_from!r}, which is no mail address.")
-    if identity.status is not Status.ENABLED:
-        raise WrongUse(f"The identity {identity.name} is {identity.status}; only an enabled one may ask.")
+    for place, identity in enumerate(identities):
+        if not identity.helo_name or not identity.key:
+            raise WrongUse(f"The identity {identity.name} lacks its helo_name, or public_v4 and public_v6 both.")
+        if isinstance(parse(identity.mail_from), BadAddress):
+            raise WrongUse(
+                f"The identity {identity.name} writes from {identity.mail_from!r}, which is no mail address."
+            )
+        if identity.status is not Status.ENABLED:
+            raise WrongUse(f"The identity {identity.name} is {identity.status}; only an enabled one may ask.")
+        if any(other.key == identity.key or other.name == identity.name for other in identities[:place]):
+            raise WrongUse(f"Two identities share the name {identity.name} or the address {identity.key}.")

@@ -17,7 +17,14 @@ from platform import python_version
 from typing import Any, NoReturn
 
 import gevent
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -28,6 +35,15 @@ from engine.core.reasons import REASONS, Fault, Reason, Stage
 from engine.version import VERSION
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+# What the client library tells of any process, where there is a /proc: is the machine the limit?
+PROCESS = (
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_open_fds",
+    "process_max_fds",
+    "process_start_time_seconds",
+)
 BEAT_S = 0.05  # how often the hub's lag is looked at
 SLICE = 1000  # lanes that a scrape walks before it lets others run; 50,000 in one piece would hold up every session
 
@@ -131,6 +147,10 @@ FAMILIES: tuple[Family, ...] = (
         "Addresses that wait in the lanes in memory, summed; what is still in the journal only is not in it.",
     ),
     Family(
+        "engine_addresses_left", Kind.GAUGE, (),
+        "Addresses of the job that have no settled verdict yet, in memory or not.",
+    ),
+    Family(
         "engine_refusal_budget_used_ratio", Kind.GAUGE, _LANE,
         "Share of the refusal budget that is spent or reserved, of the fullest lane; 1 is all of it.",
     ),
@@ -175,6 +195,7 @@ class Live:
     lanes: Iterable[LaneView]
     identities: Mapping[str, Status]  # by name
     journal_lag_s: float
+    left: int = 0  # addresses of the job without a settled verdict
 
 
 class Metrics:
@@ -196,6 +217,7 @@ class Metrics:
         self._hub_lag = self._histograms["engine_hub_lag_seconds"]
         self._at_scrape = _AtScrape()
         self._registry.register(self._at_scrape)
+        ProcessCollector(registry=self._registry)
 
     # --- what happened ----------------------------------------------------------------------------------------
 
@@ -293,13 +315,14 @@ class _AtScrape(Collector):
         if self.read is None:
             return
         live = self.read()
-        lag, states = _gauge("engine_journal_lag_seconds"), _gauge("engine_identity_state")
+        lag, left = _gauge("engine_journal_lag_seconds"), _gauge("engine_addresses_left")
+        states = _gauge("engine_identity_state")
         lag.add_metric([], live.journal_lag_s)
+        left.add_metric([], live.left)
         for name, status in live.identities.items():
             for each in Status:
                 states.add_metric([name, each.value], float(each is status))
-        yield lag
-        yield states
+        yield from (lag, left, states)
         yield from _lanes(live.lanes)
 
 
@@ -375,7 +398,8 @@ Made from `engine/metrics.py` by `make docs`; don't edit it here.
 503 with one line that says why. They answer while `verify` runs and end with it. `provider` is the name of a policy,
 `default` for hosts that none claims; `identity` is an identity's name. Neither is ever a domain or an address, so the
 number of series does not grow with the list.
-Counters begin at 0 with the process: a resumed run counts what it settles itself.
+Counters begin at 0 with the process: a resumed run counts what it settles itself. [Operating](operate.md) has the
+dashboards and alerts that read all this.
 
 | metric | type | labels | meaning |
 | --- | --- | --- | --- |
@@ -403,4 +427,6 @@ def reference() -> str:
     states = _STATES.format(
         lanes=", ".join(f"`{state}`" for state in LaneState), identities=", ".join(f"`{status}`" for status in Status)
     )
-    return _HEAD + "".join(rows) + states + "".join(bounds)
+    process = ", ".join(f"`{name}`" for name in PROCESS)
+    told = f"\nBeside them the process tells of itself, as with any Prometheus client: {process}.\n"
+    return _HEAD + "".join(rows) + states + "".join(bounds) + told

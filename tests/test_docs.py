@@ -16,13 +16,13 @@ from engine import settings
 from engine.cli.main import COMMANDS, cli
 from engine.core.reasons import ENDINGS, REASONS
 from engine.core.result import COLUMNS
-from engine.identity_file import CONSENT_FIELDS, IDENTITY_FIELDS, find_identity
+from engine.identity_file import CONSENT_FIELDS, IDENTITY_FIELDS, find_identities
 from engine.version import VERSION
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md"), *ROOT.glob("tests/**/*.md")])
-EXAMPLES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md"), *ROOT.glob("tests/**/*.md")])
+EXAMPLES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 SHARED = "Who asks whom"  # the section with the options that verify and check have in common
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Examples that are run, by their first line; all others are parsed only.
@@ -33,7 +33,11 @@ RUN = [
     ("command-line.md", "engine verify list.csv -o out.csv\n"),
     ("command-line.md", "engine policy explain hotmail.com --offline"),
     ("command-line.md", "engine check ada@normal.lab adda@normal.lab"),
+    ("command-line.md", "engine identity check --lab"),
     ("identity.md", "engine identity init"),
+    ("reputation.md", "engine rbl check 203.0.113.67 203.0.113.1 bad.example --lab"),
+    ("reputation.md", "engine rbl verify-lists --lab"),
+    ("command-line.md", "engine rbl check 203.0.113.1 --lab"),
 ]
 
 
@@ -173,7 +177,7 @@ def test_every_environment_variable_is_documented() -> None:
     """Each variable that the code reads by name, or makes out of a flag's name, stands in the reference."""
     sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "engine").rglob("*.py"))
     named = set(re.findall(r"\bENGINE_[A-Z_]*[A-Z]\b", sources))
-    parts = set(inspect.signature(find_identity).parameters) - {"settings", "file", "pools"}
+    parts = set(inspect.signature(find_identities).parameters) - {"settings", "file", "pools"}
     text = REFERENCE["Settings"]
     assert [
         name for name in sorted(named | {f"ENGINE_{part.upper()}" for part in parts}) if f"`{name}`" not in text

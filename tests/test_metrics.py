@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine.core.breaker import BreakerState
 from engine.core.identity import Status
 from engine.core.reasons import REASONS, Stage
-from engine.metrics import FAMILIES, SLICE, Kind, LaneState, LaneView, Live, Metrics, reference, watch_hub
+from engine.metrics import FAMILIES, PROCESS, SLICE, Kind, LaneState, LaneView, Live, Metrics, reference, watch_hub
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +29,7 @@ engine_lanes{provider,identity,state} engine_lane_queue{provider,identity}
 engine_lane_wait_seconds{provider,identity} engine_breaker_transitions_total{provider,identity,to}
 engine_identity_state{identity,state} engine_dns_seconds{type,outcome} engine_hub_lag_seconds
 engine_unclassified_replies_total{provider} engine_lane_pace{provider,identity} engine_journal_lag_seconds
-engine_build_info
+engine_addresses_left engine_build_info
 """
 
 
@@ -90,7 +90,8 @@ def test_the_page_says_what_the_table_says(metrics: Metrics) -> None:
     metrics.hub_lagged(0.001)
     metrics.watch(lambda: Live([lane()], {"node-1": Status.ENABLED}, 0.5))
     page = Page(metrics)
-    assert {name.removesuffix("_total") for name in page.families} == {f.name.removesuffix("_total") for f in FAMILIES}
+    names = {*(family.name for family in FAMILIES), *PROCESS}
+    assert {name.removesuffix("_total") for name in page.families} == {name.removesuffix("_total") for name in names}
     for family in FAMILIES:
         shown = page.families[family.name.removesuffix("_total")]
         assert (shown.type, shown.documentation) == (family.kind, family.help), family.name

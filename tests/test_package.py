@@ -20,6 +20,7 @@ DATA = (
     "engine/py.typed",
     "engine/policies/*.yaml",
     "engine/core/data/*",
+    "engine/reputation/*.yaml",
     "engine/lab/*.yaml",
     "engine/lab/*.csv",
     "engine/lab/*.pem",
@@ -141,7 +142,7 @@ def test_the_wheel_has_every_data_file_as_it_is_in_the_checkout(built: Path) -> 
     shipped = data(built / "wheel")
     assert shipped == data(ROOT)
     assert {Path(name).parent.as_posix() for name in shipped} == {
-        "engine", "engine/policies", "engine/core/data", "engine/lab", "engine/lab/policies",
+        "engine", "engine/policies", "engine/core/data", "engine/reputation", "engine/lab", "engine/lab/policies",
     }  # fmt: skip
 
 

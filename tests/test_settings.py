@@ -11,7 +11,8 @@ from engine.core.grammar import Range, Rate
 from engine.core.identity import Status
 from engine.identity_file import (
     consent_from_flags,
-    find_identity,
+    enabled,
+    find_identities,
     identity_from_flags,
     load_consent,
     load_identity,
@@ -182,22 +183,25 @@ def test_the_identity_nearest_to_the_caller_is_taken(write):
     section = write("identity:\n  " + NODE.replace("\n", "\n  "), "engine.yaml")
     other = write(NODE.replace("node1", "other"), "other.yaml")
     settings = load_configuration(section, {})
-    assert find_identity(load_configuration(None, {"XDG_CONFIG_HOME": "/nowhere"})) is None
-    assert find_identity(settings).name == "node1"
-    assert find_identity(settings, file=other).name == "other"
-    assert find_identity(load_configuration(section, {"ENGINE_IDENTITY": str(other)})).name == "other"
+    assert find_identities(load_configuration(None, {"XDG_CONFIG_HOME": "/nowhere"})) == ()
+    assert find_identities(settings)[0].name == "node1"
+    assert find_identities(settings, file=other)[0].name == "other"
+    assert find_identities(load_configuration(section, {"ENGINE_IDENTITY": str(other)}))[0].name == "other"
     flags = {"helo": "h.example.net", "mail_from": "p@example.net", "public_ip": "93.184.216.36"}
-    assert find_identity(load_configuration(section, {"ENGINE_IDENTITY": str(other)}), **flags).name == "h.example.net"
+    assert (
+        find_identities(load_configuration(section, {"ENGINE_IDENTITY": str(other)}), **flags)[0].name
+        == "h.example.net"
+    )
     with pytest.raises(SettingsError, match="exclude each other"):
-        find_identity(settings, file=other, helo="h.example.net")
+        find_identities(settings, file=other, helo="h.example.net")
     with pytest.raises(SettingsError, match="no identity is enabled"):
-        find_identity(settings, file=write(NODE + "status: disabled\n"))
+        enabled(find_identities(settings, file=write(NODE + "status: disabled\n")))
 
 
 def test_a_mistake_in_the_section_names_its_line(write):
     """The section of a settings file is told with its place in that file."""
     with pytest.raises(SettingsError, match=r"node\.yaml:3: identity\.helo: there is no such field"):
-        find_identity(load_configuration(write("dns: []\nidentity:\n  helo: x\n"), {}))
+        find_identities(load_configuration(write("dns: []\nidentity:\n  helo: x\n"), {}))
 
 
 # Consent

@@ -17,7 +17,7 @@ import click
 from engine.cli.options import Asking, asking, asking_options
 from engine.cli.tables import gap
 from engine.core.address import Address, parse
-from engine.core.identity import Mode
+from engine.core.identity import Identity, Mode
 from engine.core.policy import PolicySet
 from engine.core.reasons import REASONS
 from engine.core.result import Result
@@ -56,7 +56,7 @@ def check(addresses: tuple[str, ...], mode: str, transcript: bool, as_json: bool
     except ValueError:
         raise WrongUse(f"--mode {mode}: there is no such mode; give standard or enhanced.") from None
     with asking(chosen, flags) as who:
-        if who.identity is None and mode:
+        if not who.identities and mode:
             raise WrongUse(
                 "A mode that connects needs an identity: give --identity FILE, or --helo NAME --mail-from ADDR "
                 "--public-ip IP, or run `engine identity init` once."
@@ -77,8 +77,8 @@ def _results(
         with Intake("check", listed.open("rb"), "address", "jsonl") as intake:
             request = Request(
                 intake=intake, mode=mode, policies=who.policies, journal=Path(folder) / "journal", state=who.state,
-                identity=who.identity, consent=who.consent, suppression=who.suppression, dns=who.dns,
-                smtp_port=who.smtp_port, allow_private=who.allow_private, connect=who.identity is not None,
+                identities=who.identities, consent=who.consent, suppression=who.suppression, dns=who.dns,
+                smtp_port=who.smtp_port, allow_private=who.allow_private, connect=bool(who.identities),
                 concurrency=1 if transcript else MAX_CHECKED, accepted_risk=who.accepted_risk, one_attempt=not wait,
                 transcript=_say if transcript else None,
             )  # fmt: skip
@@ -86,15 +86,14 @@ def _results(
                 with Verification(request) as verification:
                     verification.run()
                     return [dataclasses.asdict(result) for _, result in verification.results()]
-            except Held:
-                return _ordered(addresses, mode, who)
+            except Held as held:
+                return _ordered(addresses, mode, who, held.identity)
 
 
-def _ordered(addresses: Sequence[str], mode: Mode, who: Asking) -> list[dict[str, Any]]:
+def _ordered(addresses: Sequence[str], mode: Mode, who: Asking, identity: Identity) -> list[dict[str, Any]]:
     """By the engine that is at work; what our own list suppresses never gets there."""
-    assert who.identity is not None
     print(
-        f"engine: {who.identity.key} is at work in another process; that one is asked, without transcript or waiting.",
+        f"engine: {identity.key} is at work in another process; that one is asked, without transcript or waiting.",
         file=sys.stderr,
     )
     by = os.environ.get("SUDO_USER") or getpass.getuser()
@@ -105,7 +104,7 @@ def _ordered(addresses: Sequence[str], mode: Mode, who: Asking) -> list[dict[str
     ]
     if asked:
         with Writer() as writer:
-            answers += order_check(State(writer, who.state), who.identity, mode, who.consent, asked, by)
+            answers += order_check(State(writer, who.state), identity, mode, who.consent, asked, by)
     return answers
 
 
@@ -163,7 +162,7 @@ def _next(found: dict[str, Any], policies: PolicySet) -> str:
 
 
 def _say_next(mode: str, who: Asking, *, lab: bool) -> None:
-    if who.identity is None:
+    if not who.identities:
         print(
             "\nThis ended at the mail hosts. To connect (SG4), say who asks: --identity FILE or `engine identity init`."
             "\nTo ask about the mailbox (SG5), add --mode enhanced with --consent REF --consent-by WHO."

@@ -1,19 +1,29 @@
-"""`engine identity`: the name under which this machine asks."""
+"""`engine identity`: the name under which this machine asks. What orders say of it is in `cli.identity_orders`."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
 import click
 import yaml
 
+from engine.cli.identity_orders import disable, drain, enable, quarantine, status
+from engine.cli.options import name_server
+from engine.cli.tables import aligned
+from engine.core.finding import Check, Finding
 from engine.core.identity import Identity
-from engine.identity_file import identity_from_flags
+from engine.flow.job import WrongUse
+from engine.identity_file import find_identities, identity_from_flags, load_identity
+from engine.net.resolver import Resolver
+from engine.reputation.dns_identity import dns_identity
+from engine.reputation.dns_lookup import DnsLookup
 from engine.settings import SettingsError, config_paths, load_configuration, read_text
 
 _QUESTIONS = (
@@ -64,6 +74,98 @@ def init(
         f"\nAnd let somebody read {made.mail_from} and, at {made.identity_domain}, postmaster and abuse: "
         "whom we disturb writes there."
     )
+
+
+@identity.command(short_help="Show what the DNS says of the identity.")
+@click.option("--identity", "file", type=click.Path(dir_okay=False, path_type=Path), help="The identity file.")
+@click.option("--helo", metavar="NAME", default="", help="The identity by flags: the HELO name.")
+@click.option("--mail-from", metavar="ADDR", default="", help="An existing mailbox of yours.")
+@click.option("--public-ip", metavar="IP", default="", help="The address that the world sees.")
+@click.option("--dns", multiple=True, metavar="HOST:PORT", help="Name servers to ask; the system's, if not given.")
+@click.option("--allow-private", is_flag=True, help="Private addresses are no fault (test networks).")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The settings file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--lab", is_flag=True, help="Look at the bundled lab's own identity.")
+def check(
+    file: Path | None, helo: str, mail_from: str, public_ip: str, dns: tuple[str, ...], allow_private: bool,
+    config: Path | None, as_json: bool, lab: bool,
+) -> None:  # fmt: skip
+    """Show what the DNS says of the identity: SPF, DKIM, DMARC, reverse name, HELO name. It changes nothing.
+
+    Exit 0: all passed. 1: something failed. 3: nothing failed, and something could not be looked up.
+    """
+    outcomes: set[Check] = set()
+    if lab and (file or helo or mail_from or public_ip or dns):
+        raise WrongUse("--lab brings its own identity and DNS; give it without those.")
+    with (
+        _looked_at(file, helo, mail_from, public_ip, dns, config, lab=lab) as (identities, servers),
+        closing(Resolver(servers, allow_private=lab or allow_private)) as resolver,
+    ):
+        for each in identities:
+            findings = dns_identity(each, resolver, DnsLookup(servers), allow_private=lab or allow_private)
+            outcomes.update(finding.outcome for finding in findings)
+            print("\n".join(_found_json(each, findings) if as_json else _found_table(each, findings)))
+    sys.exit(1 if Check.FAIL in outcomes else 3 if Check.UNKNOWN in outcomes else 0)
+
+
+_Looked = tuple[Sequence[Identity], Sequence[tuple[str, int]] | None]
+
+
+@contextmanager
+def _looked_at(
+    file: Path | None,
+    helo: str,
+    mail_from: str,
+    public_ip: str,
+    dns: tuple[str, ...],
+    config: Path | None,
+    *,
+    lab: bool,
+) -> Iterator[_Looked]:
+    """(identities, name servers); with `lab`, it runs as long as the context does."""
+    if lab:
+        from engine.lab.process import LabProcess  # noqa: PLC0415 - only the lab needs these
+        from engine.lab.spec import SHIPPED  # noqa: PLC0415
+
+        with LabProcess(log=False) as running:
+            yield load_identity(SHIPPED.parent / "identity.yaml"), [running.dns]
+        return
+    settings = load_configuration(config)
+    found = find_identities(settings, file=file, helo=helo, mail_from=mail_from, public_ip=public_ip)
+    if not found:
+        raise WrongUse(
+            "There is no identity to look at: give --identity FILE, or --helo NAME --mail-from ADDR --public-ip IP, "
+            "or run `engine identity init` once."
+        )
+    given = settings.option("dns", dns, ())
+    named = [each.strip() for each in given.split(",") if each.strip()] if isinstance(given, str) else given
+    yield found, [name_server(str(each)) for each in named] or None
+
+
+def _found_table(each: Identity, findings: Sequence[Finding]) -> list[str]:
+    rows = [(f"  {found.outcome}", found.check, found.say) for found in findings]
+    counts = {outcome: sum(found.outcome is outcome for found in findings) for outcome in Check}
+    dkim = "" if each.dkim_selectors else " DKIM is not checked: the identity names no dkim_selectors."
+    return [
+        f"{each.name} ({', '.join(each.addresses)}), {each.mail_from}",
+        *aligned(rows),
+        f"{counts[Check.PASS]} passed, {counts[Check.FAIL]} failed, {counts[Check.UNKNOWN]} unknown.{dkim}",
+    ]
+
+
+def _found_json(each: Identity, findings: Sequence[Finding]) -> list[str]:
+    return [
+        json.dumps(
+            {"identity": each.name, "check": found.check, "outcome": found.outcome, "say": found.say}
+            | ({"seen": dict(found.seen)} if found.seen else {}),
+            ensure_ascii=False,
+        )
+        for found in findings
+    ]
+
+
+for _order in (drain, disable, quarantine, enable, status):
+    identity.add_command(_order)
 
 
 def write_section(path: Path, made: Identity, bind: str, *, force: bool) -> None:

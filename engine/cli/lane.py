@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-import gevent
 
+from engine.cli.machine import by_option, config_option, state_option, state_path, user
+from engine.cli.placed import obeyed, until_moment
 from engine.cli.tables import limit_lines, limit_values
-from engine.core.grammar import GrammarError, duration, rate
+from engine.core.grammar import GrammarError, rate
 from engine.core.limit import narrowed
 from engine.core.policy import Policy
 from engine.flow.job import WrongUse
 from engine.flow.lane_limits import in_force, limit_of, moment, place_limit, place_reset, read_limits, words
 from engine.flow.policies import load_policies
 from engine.settings import Configuration, load_configuration
-from engine.store.lock import holders
-from engine.store.state import State, default_path
+from engine.store.state import State
 from engine.store.writer import Writer
 
-PATIENCE_S = 4.0  # engines at work look for orders once a second
-LOOK_EVERY_S = 0.1
-_F = TypeVar("_F", bound=Callable[..., Any])
-_FILE = click.Path(dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
-_state = click.option("--state", type=_FILE, help="The identity state; this machine's, if not given.")
-_config = click.option("--config", type=_FILE, help="The settings file.")
-_by = click.option("--by", metavar="WHO", default="", help="Who orders it; the user at the keyboard, if not given.")
 _policies = click.option(
     "--policies", "directories", multiple=True, metavar="DIR", type=_DIRECTORY,
     help="Policy files over the shipped ones, where the provider is yours; may be given more than once.",
@@ -52,11 +42,11 @@ def lane() -> None:
 @click.option("--rate", "most", metavar="RATE", help="At most so many sessions and so many recipients, as in 6/min.")
 @click.option("--concurrency", type=click.IntRange(1, 1000), metavar="N", help="At most so many sessions at once.")
 @click.option("--until", metavar="TIME", help="A duration (2h) or a time (RFC 3339); until it is lifted, if not given.")
-@_by
+@by_option
 @click.option("--why", required=True, metavar="TEXT", help="For what reason; goes into the audit of each job it binds.")
 @_policies
-@_state
-@_config
+@state_option
+@config_option
 def limit(
     provider: str, identity: str, most: str | None, concurrency: int | None, until: str | None, by: str, why: str,
     directories: Sequence[Path], state: Path | None, config: Path | None,
@@ -75,15 +65,15 @@ def limit(
     now, settings = time.time(), load_configuration(config)
     chosen = _policy(provider, directories, settings)
     try:
-        rate_given, ends = rate(most) if most else None, _until(until, now)
+        rate_given, ends = rate(most) if most else None, until_moment(until, now)
     except GrammarError as error:
         raise WrongUse(f"{error}.") from error
-    path = _path(state, settings)
+    path = state_path(state, settings)
     with Writer() as writer:
         opened = State(writer, path)
         number = place_limit(
             opened, chosen.name, identity=identity, most=rate_given, concurrency=concurrency,
-            by=by or _user(), why=why, until=ends, at=now,
+            by=by or user(), why=why, until=ends, at=now,
         )  # fmt: skip
         order = opened.order(number)
         assert order is not None
@@ -91,16 +81,16 @@ def limit(
         print(f"lane limit {number}: {words(order)}, {lasts}, {_whom(identity)}.")
         if narrowed(chosen, [limit_of(order)]) is chosen:
             print(f"It changes nothing today: the policy of {chosen.name} allows no more than that.")
-        print(_obeyed(opened, number))
+        print(obeyed(opened, number, _answer))
 
 
 @lane.command(short_help="List the limits in force.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@_state
-@_config
+@state_option
+@config_option
 def limits(as_json: bool, state: Path | None, config: Path | None) -> None:
     """List the limits in force: what they narrow, until when, and who ordered them for what reason."""
-    found = read_limits(_path(state, load_configuration(config)), time.time())
+    found = read_limits(state_path(state, load_configuration(config)), time.time())
     if as_json:
         for order in found:
             print(json.dumps(limit_values(order), ensure_ascii=False))
@@ -113,18 +103,18 @@ def limits(as_json: bool, state: Path | None, config: Path | None) -> None:
 @lane.command(short_help="Lift a provider's limits.")
 @click.argument("provider")
 @click.option("--identity", default="", metavar="NAME", help="Only the limits that were given for this identity.")
-@_by
+@by_option
 @click.option("--why", default="", metavar="TEXT", help="For what reason; goes into the audit.")
 @_policies
-@_state
-@_config
+@state_option
+@config_option
 def reset(
     provider: str, identity: str, by: str, why: str, directories: Sequence[Path], state: Path | None,
     config: Path | None,
 ) -> None:  # fmt: skip
     """Lift all limits of PROVIDER: the policy's own numbers hold again, less what pace and budget have learnt."""
     now, settings = time.time(), load_configuration(config)
-    path = _path(state, settings)
+    path = state_path(state, settings)
     before = read_limits(path, now)
     names = {limit_of(order).provider for order in before}
     name = provider if provider in names else _policy(provider, directories, settings).name
@@ -133,26 +123,16 @@ def reset(
         return
     with Writer() as writer:
         opened = State(writer, path)
-        number = place_reset(opened, name, identity=identity, by=by or _user(), why=why, at=now)
+        number = place_reset(opened, name, identity=identity, by=by or user(), why=why, at=now)
         after = in_force(opened.standing_orders(now), now)
         lifted = [order for order in before if order.id not in {each.id for each in after}]
         for order in lifted:
             print(f"lane limit {order.id} lifted: {words(order)}.")
-        print(_obeyed(opened, number))
+        print(obeyed(opened, number, _answer))
 
 
-def _obeyed(state: State, number: int) -> str:
-    """Wait a little for an engine at work to say that it obeys."""
-    if not holders(state.folder):
-        return "No engine is at work here; the next one is bound by what is in force when it starts."
-    ends = time.monotonic() + PATIENCE_S
-    while time.monotonic() < ends:
-        order = state.order(number)
-        if order is not None and order.answer is not None:
-            told = order.answer
-            return f"Obeyed by the job {told['job']} under {told['identity']}; lanes at work: {told['lanes']}."
-        gevent.sleep(LOOK_EVERY_S)
-    return f"No engine at work has obeyed within {PATIENCE_S:.0f} s; those whom it concerns still will."
+def _answer(told: dict[str, Any]) -> str:
+    return f"lanes at work: {told['lanes']}"
 
 
 def _policy(provider: str, directories: Sequence[Path], settings: Configuration) -> Policy:
@@ -166,31 +146,5 @@ def _policy(provider: str, directories: Sequence[Path], settings: Configuration)
     return chosen
 
 
-def _path(state: Path | None, settings: Configuration) -> Path:
-    given = settings.option("state", state)
-    return Path(given) if given else default_path(settings.environ)
-
-
-def _until(text: str | None, now: float) -> float | None:
-    if text is None:
-        return None
-    try:
-        return now + duration(text)
-    except GrammarError:
-        pass
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise WrongUse(f"--until {text}: expected a duration, as 2h, or a time, as 2026-11-22T20:00:00Z.") from None
-    ends = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    if ends <= now:
-        raise WrongUse(f"--until {text}: that is over already; it is {moment(now)}.")
-    return ends
-
-
 def _whom(identity: str) -> str:
     return f"under the identity {identity}" if identity else "under every identity"
-
-
-def _user() -> str:
-    return os.environ.get("SUDO_USER") or getpass.getuser()

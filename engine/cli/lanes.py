@@ -21,6 +21,9 @@ _WAITS_FOR = {
     "recipients.rate": "its rate of recipients allows no more yet",
     "sessions.rate": "its rate of sessions allows no more yet",
     "sessions.concurrency": "as many sessions are open as its policy lets",
+    "limits.sessions": "its identity has begun as many sessions as it may",
+    "limits.refusals": "its identity's refusal budget is spent",
+    "warmup": "its identity has asked as many as it may on this day of its warm-up",
     "breaker.open": "it is closed to us",
     "retry": "all it has waits for another attempt, or at a domain that refuses us",
     "control_rcpt": "a control is being asked",
@@ -57,19 +60,20 @@ def _row(lane: Lane, now: float) -> tuple[str, ...]:
 
 def _why(lane: Lane, now: float, due: float | None) -> str:
     """What keeps the next session; the first that holds, in the order in which the lane asks."""
-    breaker, full = lane.breaker, lane.open_sessions >= lane.policy.sessions.concurrency
-    match breaker.state:
-        case BreakerState.OPEN:
-            return f"closed to us after {breaker.cause}"
-        case BreakerState.HALF_OPEN:
-            return f"one session tries again after {breaker.cause}"
+    waits_for = lane.waits_for(now)
+    match lane.breaker.state:
+        case BreakerState.OPEN | BreakerState.HALF_OPEN as state:
+            tells = "closed to us" if state is BreakerState.OPEN else "one session tries again"
+            return f"{tells} after {lane.breaker.cause}"
         case _ if lane.brake.doubt is Doubt.ASKING:
             return "refusals that rest on nothing: a positive control comes first"
-        case _ if full or due is None:
-            return "its sessions are open" if full or not lane.queue.waiting else "an open session asks first contact"
-        case _ if due <= now:
+        case _ if due is None and not lane.queue.waiting:
+            return "its sessions are open"
+        case _ if due is None and waits_for in {"", "control_rcpt", "retry"}:
+            return "an open session asks first contact"
+        case _ if due is not None and due <= now:
             return ""
-    return _WAITS_FOR[lane.waits_for(now)]
+    return _WAITS_FOR[waits_for]
 
 
 def _rate(per_s: float) -> str:

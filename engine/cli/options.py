@@ -19,7 +19,7 @@ from engine.core.identity import Consent, Identity, Mode
 from engine.core.policy import PolicySet
 from engine.flow.job import Suppression, WrongUse, read_suppression
 from engine.flow.policies import load_policies
-from engine.identity_file import consent_from_flags, find_identity, load_consent
+from engine.identity_file import consent_from_flags, enabled, find_identities, load_consent
 from engine.settings import Configuration, load_configuration
 from engine.store.state import default_path
 
@@ -68,7 +68,7 @@ class Asking:
 
     policies: PolicySet
     state: Path
-    identity: Identity | None = None
+    identities: tuple[Identity, ...] = ()
     consent: Consent | None = None
     suppression: Suppression = field(default_factory=Suppression)
     dns: tuple[tuple[str, int], ...] | None = None
@@ -98,16 +98,16 @@ def asking(mode: Mode | None, flags: dict[str, Any]) -> Iterator[Asking]:
     }
     if flags["pools"] and not flags["helo"]:
         raise WrongUse("--pool belongs to --helo, --mail-from and --public-ip; a file names them as pool_tags.")
-    identity = find_identity(
+    identities = enabled(find_identities(
         settings, file=flags["identity_file"], helo=flags["helo"], mail_from=flags["mail_from"],
         public_ip=flags["public_ip"], bind=flags["bind"], pools=flags["pools"],
-    )  # fmt: skip
+    ))  # fmt: skip
     directories = tuple(Path(each) for each in _listed(dirs))
     yield Asking(
         policies=load_policies(directories),
         policy_dirs=directories,
         state=Path(state) if state else default_path(settings.environ),
-        identity=identity,
+        identities=identities,
         consent=_consent(flags, now) if mode is Mode.ENHANCED else None,
         suppression=read_suppression(Path(suppress)) if suppress else Suppression(),
         dns=tuple(name_server(each) for each in _listed(dns)) or None,
@@ -145,7 +145,7 @@ def _lab(flags: dict[str, Any]) -> Iterator[Asking]:
             policies=load_policies(directories),
             policy_dirs=directories,
             state=flags["state"] or default_path(_without_state(os.environ)).with_name("lab") / "state.db",
-            identity=load_identity(folder / "identity.yaml")[0],
+            identities=load_identity(folder / "identity.yaml"),
             consent=Consent("LAB", "the lab", datetime.now(UTC), "a try on loopback"),
             suppression=read_suppression(suppress) if suppress else Suppression(),
             dns=(lab.dns,),

@@ -14,6 +14,7 @@ import click
 
 from engine.cli.options import name_server
 from engine.core.grammar import duration
+from engine.core.identity import Identity
 from engine.core.simulation import Assumed
 from engine.flow.job import WrongUse
 from engine.flow.policies import load_policies
@@ -32,6 +33,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--rtt", default="150ms", metavar="TIME", help="A round trip, server's work included; 150ms.")
 @click.option("--offline", is_flag=True, help="Ask no DNS: go by stored facts and the domains that policies name.")
 @click.option("--column", metavar="NAME", help="The address column; found by itself where it can be.")
+@click.option(
+    "--identity",
+    type=_FILE,
+    metavar="FILE",
+    help="Who would ask: a YAML file; else one with the limits that every identity has.",
+)
 @click.option("--pool", "pools", metavar="TAG", multiple=True, help="A pool tag of the identity that would ask.")
 @click.option("--dns", "servers", metavar="HOST:PORT", multiple=True, help="Name server; default: the system's.")
 @click.option("--state", type=_FILE, help="Where facts are stored; $ENGINE_STATE, or the user's state folder.")
@@ -57,6 +64,7 @@ def simulate(source: str, **flags: Any) -> None:
     policies = load_policies(flags["directories"])
     with open_intake(source, flags["column"]) as intake:
         listed = read_list(intake)
+    askers = _askers(flags["identity"], flags["pools"])
     resolver = None
     if not flags["offline"]:
         from engine.net.resolver import Resolver  # noqa: PLC0415
@@ -65,15 +73,26 @@ def simulate(source: str, **flags: Any) -> None:
         resolver = Resolver([name_server(text) for text in servers] or None, allow_private=True)  # nothing is dialled
     try:
         with _facts(flags["state"]) as facts:
-            found = plan(listed.domains, policies, facts, resolver=resolver, pools=frozenset(flags["pools"]))
+            found = plan(listed.domains, policies, facts, resolver=resolver, identities=askers)
     finally:
         if resolver is not None:
             resolver.close()
-    told = rehearse(found.mail, assumed)
+    told = rehearse(found.mail, assumed, policies, askers)
     if flags["as_json"]:
         print(json.dumps(_values(listed, found, told), indent=2))
     else:
         _print(listed, found, told)
+
+
+def _askers(file: Path | None, pools: Sequence[str]) -> tuple[Identity, ...]:
+    """Who would ask; nobody's name is shown to anybody."""
+    if file is None:
+        return (Identity("simulated", "", "", public_v4="192.0.2.1", pool_tags=frozenset(pools)),)
+    from engine.identity_file import enabled, load_identity  # noqa: PLC0415 - as above
+
+    if pools:
+        raise WrongUse("--pool has no place beside --identity: the file names its own pool_tags.")
+    return enabled(load_identity(file))
 
 
 @contextmanager

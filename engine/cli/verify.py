@@ -27,12 +27,12 @@ from engine.flow.forecast import Outlook
 from engine.flow.intake import open_intake
 from engine.flow.job import WrongUse
 from engine.flow.listener import Listener, listen_address
+from engine.flow.machine import FILES_BESIDE
 from engine.flow.output import check_output
 from engine.flow.verification import Request, Verification
 from engine.log import log
 from engine.metrics import watch_hub
 
-FILES_BESIDE = 200  # descriptors that are no sessions: databases, DNS, the output, a safety margin
 # A run keeps up to some million objects and makes hardly any cycles: reference counts free nearly all. Python's own
 # thresholds (700, 10, 10) walk through all of them over and over, and nothing else of the process runs meanwhile.
 COLLECT_AT = (5_000, 20, 1_000)
@@ -87,7 +87,7 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
     with open_intake(source, flags["column"]) as intake, asking(chosen, flags) as who:
         if next(intake.rows(), None) is None:
             raise WrongUse(f"{source}: there is a header and no row; give a list of addresses.")
-        if who.identity is None and not flags["no_connect"]:
+        if not who.identities and not flags["no_connect"]:
             raise missing_identity("A run that connects")
         if who.allow_private and not flags["lab"]:
             print("engine: private mail hosts are admitted (--allow-private): for test networks only.", file=sys.stderr)
@@ -96,7 +96,7 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
         request = Request(
             intake=intake, mode=chosen, policies=who.policies, journal=_journal(flags["journal"], output, who),
             state=who.state, output=None if output == "-" else Path(output),
-            pipe=sys.stdout.buffer if output == "-" else None, identity=who.identity, consent=who.consent,
+            pipe=sys.stdout.buffer if output == "-" else None, identities=who.identities, consent=who.consent,
             suppression=who.suppression, resume=flags["resume"], dns=who.dns, smtp_port=who.smtp_port,
             allow_private=who.allow_private, connect=not flags["no_connect"],
             concurrency=_concurrency(flags["concurrency"], who), deadline_s=deadline_s, accepted_risk=who.accepted_risk,

@@ -162,17 +162,19 @@ class Cap:
         return due
 
     def moments(self, now: float, size: int) -> dict[str, float]:
-        """When each of its limits would let such a session start, by its key in the policy file."""
-        found = {"refusals.rate": self.budget.room_at(now)} if self.budget is not None else {}
+        """When each of its limits would let such a session start, by its key in the policy or identity file."""
+        found = {}
+        if self.budget is not None:
+            found["refusals.rate" if self.pace is not None else "limits.refusals"] = self.budget.room_at(now)
         if self.recipients is not None:
             found["recipients.rate"] = self.recipients.ready_at(now, size)
         if self.sessions is not None:
             found["sessions.rate"] = self.sessions.ready_at(now)
         if self.starts is not None:
-            found["sessions.rate"] = self.starts.room_at(now)
+            found["limits.sessions"] = self.starts.room_at(now)
         for window in self.windows.values():
             if isinstance(window, Warmth):
-                found["recipients.rate"] = window.room_at(now)
+                found["warmup"] = window.room_at(now)
         return found
 
     def closed_by(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time
 from enum import StrEnum
 
 from engine.core.grammar import Range, Rate
@@ -44,6 +44,11 @@ class Warmup:
     since: date
     per_day: tuple[int, ...]
 
+    @property
+    def began_at(self) -> float:
+        """The first moment of its first day (UTC), in seconds since the epoch."""
+        return datetime.combine(self.since, time(), UTC).timestamp()
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -65,6 +70,12 @@ class Identity:
     status: Status = Status.ENABLED
     limits: Limits = Limits()
     warmup: Warmup | None = None
+    dkim_selectors: tuple[str, ...] = ()  # of the domain of `mail_from`; to look at, since nothing is ever signed
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What the world sees: one address or two."""
+        return tuple(filter(None, (self.public_v4, self.public_v6)))
 
     @property
     def key(self) -> str:

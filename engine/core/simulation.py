@@ -1,6 +1,7 @@
 """What a list takes under its policies: the engine's own schedule and lanes, driven through simulated time.
 
-1. Only the servers are made up. Whatever starts, waits or ends is decided by `core.schedule` and `core.lane`.
+1. Only the servers are made up. Whatever starts, waits or ends is decided by `core.schedule`, `core.lane` and their
+   caps, under as many identities as would ask.
 2. Nothing here is random by itself: `draw` comes from the caller, and the same draws give the same course.
 3. Where a share leaves a choice, the slower one is assumed: every domain refuses its control, what fails once fails to
    the end of its ladder, greylisting meets each address and each control of its domain. Nobody blocks us, and every
@@ -16,10 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from engine.core.cap import Cap
+from engine.core.caps import Caps, Hosts
 from engine.core.ceiling import USUAL_REFUSED
 from engine.core.control import ControlAnswer
+from engine.core.identity import Identity
 from engine.core.lane import Batch, Lane, Visit
-from engine.core.policy import DEFAULT_NAME, Policy
+from engine.core.policy import DEFAULT_NAME, Policy, PolicySet
 from engine.core.queue import Item
 from engine.core.reasons import REASONS, Reach
 from engine.core.schedule import Schedule, Wait
@@ -55,7 +59,10 @@ class Assumed:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """The addresses of one domain, and the lane and site that serve it. `refuses`: its control question is answered."""
+    """The addresses of one domain, and the lane and site that serve it.
+
+    `refuses`: its control question is answered. `identity` is who asks, by its public address.
+    """
 
     domain: str
     lane: str
@@ -63,6 +70,8 @@ class Mail:
     policy: Policy
     addresses: int
     refuses: bool = False
+    identity: str = ""
+    hosts: Hosts = ()
 
 
 @dataclass(slots=True)
@@ -106,7 +115,9 @@ class Course:
 class Simulation:
     """Plays one list. `concurrency` is the number of sessions at once over all lanes.
 
-    `go_on` is asked every now and then; once it says False, `run` gives up.
+    Without `policies` nothing stands above the lanes but the identities' own limits, and without `identities` not even
+    those. `wall` is the moment at which it begins, in seconds since the epoch: a warm-up counts from a date. `go_on` is
+    asked every now and then; once it says False, `run` gives up.
     """
 
     def __init__(
@@ -115,6 +126,9 @@ class Simulation:
         assumed: Assumed,
         draw: Callable[[], float],
         *,
+        policies: PolicySet | None = None,
+        identities: Sequence[Identity] = (),
+        wall: float = 0.0,
         concurrency: int = 500,
         go_on: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -123,10 +137,15 @@ class Simulation:
         self._draw = draw
         self._room = concurrency
         self._go_on = go_on
-        self._schedule = Schedule()
+        self._policies = policies
+        self._identities = {identity.key: identity for identity in identities}
+        self._wall = wall
+        self._floors: dict[str, tuple[Schedule, Caps]] = {}  # by identity
+        self._places: dict[Lane, tuple[Schedule, Caps, Course]] = {}
+        self._spent: dict[Cap, str] = {}  # what each identity had last spent of its own limits
         self._events: list[tuple[float, int, Visit, Batch | None]] = []  # None: the server answered QUIT
         self._order = count()
-        self._waits: dict[str, tuple[str, float]] = {}  # lane -> the limit that it waits for, and since when
+        self._waits: dict[Lane, tuple[str, float]] = {}  # the limit that it waits for, and since when
         self._fates = bytearray()  # by address
         self._greylisting: set[str] = set()
         self._load(mail)
@@ -134,13 +153,13 @@ class Simulation:
     def run(self) -> dict[str, Course] | None:
         """Play it to its end; the course of each lane, or None when it gave up."""
         now, turns = 0.0, 0
-        for lane in self._schedule.lanes.values():
+        for lane in list(self._places):
             self._touch(lane, now)
         while True:
             turns += 1
             if turns % LOOK_EVERY == 0 and not self._go_on():
                 return None
-            turn = self._schedule.next(now) if self._room else Wait(None)
+            turn = self._turn(now) if self._room else Wait(None)
             if isinstance(turn, Visit):
                 self._room -= 1
                 self._note(turn.lane, now)
@@ -155,19 +174,34 @@ class Simulation:
                 _, _, visit, batch = heapq.heappop(self._events)
                 self._happened(visit, batch, now)
 
+    def _turn(self, now: float) -> Visit | Wait:
+        until: list[float] = []
+        for schedule, caps in self._floors.values():
+            turn = schedule.next(now)
+            if isinstance(turn, Visit):
+                return turn
+            if turn.until is not None:
+                until.append(turn.until)
+            if caps.identity is not None and (limit := _binds(caps.identity, now)):
+                self._spent[caps.identity] = limit
+        return Wait(min(until, default=None))
+
     # --- what the list is -------------------------------------------------------------------------------------
 
     def _load(self, mail: Iterable[Mail]) -> None:
-        by_lane: dict[str, list[Mail]] = {}
+        by_lane: dict[tuple[str, str], list[Mail]] = {}
         for each in mail:
-            by_lane.setdefault(each.lane, []).append(each)
+            by_lane.setdefault((each.identity, each.lane), []).append(each)
         shares = {_REFUSED: self._assumed.refused, _TEMPFAILS: self._assumed.tempfail}
         credit = {fate: self._draw() for fate in shares}  # carried from lane to lane, so that shares are exact
         grey = self._draw()
         for key, group in by_lane.items():
-            lane, course = Lane(key, group[0].policy), Course(group[0].policy)
-            self._schedule.add(lane)
-            self.courses[key] = course
+            (identity, name), course = key, Course(group[0].policy)
+            schedule, caps = self._floor(identity, group[0].policy)
+            lane = caps.lane(name, group[0].policy, group[0].hosts if self._policies is not None else ())
+            schedule.add(lane)
+            self._places[lane] = schedule, caps, course
+            self.courses[" ".join(key).strip()] = course
             course.addresses = sum(each.addresses for each in group)
             first = len(self._fates)
             for each in _sample(group, course.addresses):
@@ -179,7 +213,16 @@ class Simulation:
                 self._add(lane, each)
             course.sites.update(each.site for each in group)
             course.sampled = len(self._fates) - first
+            caps.fresh.clear()  # nothing here has a past
             self._cast(first, shares, credit)
+
+    def _floor(self, key: str, policy: Policy) -> tuple[Schedule, Caps]:
+        """The schedule and caps of an identity."""
+        if key not in self._floors:
+            identity = self._identities.get(key)
+            began_at = identity.warmup.began_at - self._wall if identity is not None and identity.warmup else 0.0
+            self._floors[key] = Schedule(), Caps(self._policies or PolicySet((), policy), identity, began_at)
+        return self._floors[key]
 
     def _add(self, lane: Lane, mail: Mail) -> None:
         domain = lane.queue.domain(mail.domain, 0, mail.site)
@@ -209,7 +252,7 @@ class Simulation:
         held = max(0.0, batch.start_at - at)
         if held:  # open, and idle: not for want of another session
             lane = visit.lane
-            waits, share = self.courses[lane.key].waits, held / lane.policy.sessions.concurrency
+            waits, share = self._places[lane][2].waits, held / lane.policy.sessions.concurrency
             waits["recipients.rate"] += share
             waits["sessions.concurrency"] -= share
         ends = at + held + self._assumed.rtt_s * (1 + batch.tokens)
@@ -222,7 +265,7 @@ class Simulation:
             self._room += 1
             self._touch(lane, now)
             return
-        self.courses[lane.key].ended_at = now
+        self._places[lane][2].ended_at = now
         following = self._control(visit, batch, now) if batch.control else self._listed(visit, batch, now)
         if following is not None:
             self._ask(visit, following, now)
@@ -243,7 +286,7 @@ class Simulation:
                 item, reason, permanent=False, backed=True, delay_s=None, ladders=lane.policy.retry, now=now
             )
             if reason is _REPLIES[_ACCEPTED] or move.at is None:
-                self.courses[lane.key].count(now, answered=reason.answered)
+                self._places[lane][2].count(now, answered=reason.answered)
                 continue
             item.greylist_steps += move.step is Step.GREYLIST
             item.tempfail_steps += move.step is Step.TEMPFAIL
@@ -287,17 +330,32 @@ class Simulation:
 
     def _touch(self, lane: Lane, now: float) -> None:
         """Something of the lane changed: its place in the heap, and what it waits for."""
+        schedule, caps, _ = self._places[lane]
         if lane.idle:
-            self._schedule.retire(lane)
+            if lane.key in schedule.lanes:
+                schedule.retire(lane)
+                caps.let_go(lane.caps, now)
+                caps.gone.clear()
         else:
-            self._schedule.touch(lane, now)
+            schedule.touch(lane, now)
         self._note(lane, now)
 
     def _note(self, lane: Lane, now: float) -> None:
-        limit, since = self._waits.get(lane.key, ("", now))
-        if limit and now > since:
-            self.courses[lane.key].waits[limit] += now - since
-        self._waits[lane.key] = (lane.waits_for(now), now)
+        limit, since = self._waits.get(lane, ("", now))
+        if now > since and (limit := limit or self._shared(lane, now)):
+            self._places[lane][2].waits[limit] += now - since
+        self._waits[lane] = (lane.waits_for(now), now)
+
+    def _shared(self, lane: Lane, now: float) -> str:
+        """The limit above a lane that others spent while it waited: nothing of it was to be seen before."""
+        found = [self._spent.get(cap) or _binds(cap, now) for cap in lane.caps[1:]]
+        return next(filter(None, found), "")
+
+
+def _binds(cap: Cap, now: float) -> str:
+    """The limit of a cap that grants nothing now, or nothing."""
+    at, key = max(((at, key) for key, at in cap.moments(now, 1).items()), default=(now, ""))
+    return key if at > now else ""
 
 
 def _sample(group: Sequence[Mail], addresses: int) -> list[Mail]:

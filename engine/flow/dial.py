@@ -106,13 +106,13 @@ class Desk:
     def distrust(self) -> None:
         """Unbacked refusals prove nothing any more, wherever they come from; a resume remembers it."""
         self.suspect = True
-        self.journal.put("suspect", True)
+        self.journal.put(f"suspect {self.identity.key}", True)
 
     def trust(self) -> None:
         """Somebody was accepted."""
         if self.suspect:
             self.suspect = False
-            self.journal.put("suspect", False)
+            self.journal.put(f"suspect {self.identity.key}", False)
 
     def write(self, outcomes: Sequence[Outcome], rows: Sequence[AuditRow]) -> None:
         """Replies to the journal, and then the audit's head to the state; nobody waits for it."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import gevent
 
 from engine.core.ceiling import ceilings
 from engine.core.control import ControlAnswer
-from engine.core.identity import Mode
+from engine.core.identity import Identity, Mode
 from engine.core.policy import PolicySet
 from engine.core.simulation import Assumed, Course, Mail, Simulation
+from engine.flow.survey import unpack_hosts
 from engine.store.journal import Journal
 from engine.store.state import State
 
@@ -34,7 +35,7 @@ class Forecast:
     addresses: int
     sites: int
     hours: float
-    binding: str  # a key of the policy file; retry: the ladders; rtt: nothing but the servers' own time
+    binding: str  # a key of the policy or identity file; retry: the ladders; rtt: nothing but the servers' own time
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +51,32 @@ class Outlook:
         return max((row.hours for row in self.rows), default=0.0)
 
 
-def outlook(journal: Journal, state: State, policies: PolicySet, mode: Mode, concurrency: int) -> Outlook:
+def outlook(
+    journal: Journal,
+    state: State,
+    policies: PolicySet,
+    mode: Mode,
+    concurrency: int,
+    identities: Sequence[Identity] = (),
+) -> Outlook:
     """What waits in the journal, and how long it will take."""
     census = journal.census()
     waiting = journal.waiting_domains(MAX_DOMAINS + 1)
     if len(waiting) <= MAX_DOMAINS:
-        assumed = Assumed()
-        if mode is Mode.STANDARD:  # one connection a site, and nobody is asked about
+        assumed, knocks = Assumed(), mode is Mode.STANDARD
+        if knocks:  # one connection a site, and nobody is asked about
             assumed = Assumed(refused=0.0, tempfail=0.0)
-            sites = {site: (lane, policy) for _, site, lane, policy, _ in waiting}
-            mail = [
-                Mail(site, lane, site, policies.named(policy) or policies.default, 1, refuses=True)
-                for site, (lane, policy) in sites.items()
-            ]
-        else:
-            facts = state.facts([name for name, *_ in waiting], time.time())
-            known = {name: fact.site for name, fact in facts.items() if fact.answer == ControlAnswer.REFUSES}
-            mail = [
-                Mail(
-                    name, lane, site, policies.named(policy) or policies.default, count,
-                    refuses=known.get(name) == site,
-                )
-                for name, site, lane, policy, count in waiting
-            ]  # fmt: skip
-        courses = simulated(mail, assumed, concurrency=concurrency, go_on=_within(CPU_S))
+            waiting = [(site.key, site, 1) for site in {site.id: site for _, site, _ in waiting}.values()]
+        facts = {} if knocks else state.facts([name for name, *_ in waiting], time.time())
+        known = {name: fact.site for name, fact in facts.items() if fact.answer == ControlAnswer.REFUSES}
+        mail = [
+            Mail(
+                name, site.lane, site.key, policies.named(site.policy) or policies.default, count,
+                refuses=knocks or known.get(name) == site.key, identity=site.identity, hosts=unpack_hosts(site.hosts),
+            )
+            for name, site, count in waiting
+        ]  # fmt: skip
+        courses = simulated(mail, assumed, policies, identities, concurrency=concurrency, go_on=_within(CPU_S))
         if courses is not None:
             rows = [
                 Forecast(name, *census[name], course.seconds / 3600, course.binding)
@@ -84,10 +87,19 @@ def outlook(journal: Journal, state: State, policies: PolicySet, mode: Mode, con
 
 
 def simulated(
-    mail: Iterable[Mail], assumed: Assumed, *, concurrency: int = 500, go_on: Callable[[], bool] = lambda: True
+    mail: Iterable[Mail],
+    assumed: Assumed,
+    policies: PolicySet,
+    identities: Sequence[Identity] = (),
+    *,
+    concurrency: int = 500,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> dict[str, Course] | None:
     """Play a list, the same way each time; the course of each lane, or None when `go_on` ended it."""
-    return Simulation(mail, assumed, random.Random(SEED).random, concurrency=concurrency, go_on=go_on).run()
+    return Simulation(
+        mail, assumed, random.Random(SEED).random, policies=policies, identities=identities, wall=time.time(),
+        concurrency=concurrency, go_on=go_on,
+    ).run()  # fmt: skip
 
 
 def slowest(courses: Iterable[Course]) -> dict[str, Course]:

@@ -3,7 +3,8 @@
 1. While the identity's breaker is open nothing starts, and what is in flight ends without asking more. Half-open is one
    session that asks one address, at the site that answered last and still has somebody to ask.
 2. Until the way out is proven by one TCP connection, few sites are tried (core.egress).
-3. It decides by what visits tell it; `Run` starts, stops and ends.
+3. While an order holds the identity nothing starts either (core.hold).
+4. It decides by what visits tell it; `Run` starts, stops and ends.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from engine.core.breaker import BreakerState
 from engine.core.cap import Cap
 from engine.core.egress import Egress, neighbourhood
+from engine.core.hold import Hold
 from engine.core.identity_breaker import EGRESS, IdentityBreaker, organisation
 from engine.core.lane import Lane, Visit
 from engine.core.reasons import Fault
@@ -54,6 +56,7 @@ class Guard:
     ) -> None:
         self.breaker = IdentityBreaker()
         self.egress = Egress()
+        self.hold = Hold()
         self._schedule = schedule
         self._sites = sites
         self._memory = memory
@@ -71,7 +74,7 @@ class Guard:
     def next(self, now: float) -> Visit | Wait:
         """Start the visit whose turn it is, or say how long to wait."""
         breaker = self.breaker.breaker
-        if breaker.state is BreakerState.HALF_OPEN:
+        if not self.hold.starts or breaker.state is BreakerState.HALF_OPEN:
             return Wait(None)
         if breaker.state is BreakerState.OPEN:
             return self._trial(now) if now >= breaker.until else Wait(breaker.until)
@@ -79,18 +82,23 @@ class Guard:
 
     def stops(self, visit: Visit) -> bool:
         """Whether this visit may ask nothing more."""
-        return self.breaker.stops and not visit.trial
+        return self.hold.stops or (self.breaker.stops and not visit.trial)
 
-    def ending(self, give_up_s: float) -> tuple[float | None, str]:
-        """When what waits ends because the identity stayed closed to us, and as what; None while it is not closed."""
+    def ending(self, give_up_s: float, *, busy: bool) -> tuple[float | None, str]:
+        """When what waits ends because the identity is held or closed to us, and as what; None while it is not."""
         breaker = self.breaker.breaker
+        held = self.hold.ending(give_up_s, busy=busy)
+        if held is not None:
+            return held, "identity_paused"
         if breaker.state is not BreakerState.OPEN or breaker.closed_to_us_since is None:
             return None, ""
         reason = EGRESS if breaker.cause == EGRESS else "identity_paused"
         return breaker.closed_to_us_since + give_up_s, reason
 
     def witnesses(self) -> list[tuple[Lane, SiteHosts]]:
-        """The sites whose silence would prove that the way out is closed."""
+        """The sites whose silence would prove that the way out is closed; none may be dialled while we are stopped."""
+        if self.hold.stops:
+            return []
         return [self._met[site] for site, _ in self.breaker.witnesses if site in self._met]
 
     # --- reporting --------------------------------------------------------------------------------------------

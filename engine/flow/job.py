@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -221,8 +221,12 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(json.loads(row["cells"]))
 
 
-def mail_settings(identity: Identity | None) -> dict[str, str]:
+def mail_settings(identities: Sequence[Identity]) -> dict[str, str]:
     """What must be the same when a job goes on: greylisting and budgets are bound to it."""
-    if identity is None:
+    if not identities:
         return {}
-    return {"helo_name": identity.helo_name, "mail_from": identity.mail_from, "public_address": identity.key}
+    return {
+        "helo_name": ",".join(identity.helo_name for identity in identities),
+        "mail_from": ",".join(identity.mail_from for identity in identities),
+        "public_address": ",".join(identity.key for identity in identities),
+    }

@@ -2,7 +2,8 @@
 
 1. An order is a row of the identity state, with who gave it and why; the holder looks once a second, obeys, audits,
    answers. Two processes never probe under one identity.
-2. A limit of a lane is a standing order: see `flow.lane_limits`. It is looked for at the same moments.
+2. A limit of a lane and an identity's status are standing orders: see `flow.lane_limits` and `flow.standing`. They are
+   looked for at the same moments.
 3. A check that is ordered is asked ahead of the queues and within the same limits; it never adds a row to the output.
 """
 
@@ -21,7 +22,9 @@ from engine.core.identity import Consent, Identity, Mode
 from engine.flow.intake import IntakeRow
 from engine.flow.job import Suppression, WrongUse, new_row, result_of
 from engine.flow.lane_limits import LaneLimits
+from engine.flow.prober import Prober
 from engine.flow.run import Run
+from engine.flow.standing import Standing
 from engine.store.audit import AuditRow
 from engine.store.job_tables import PROVISIONAL, SETTLED, WAITING
 from engine.store.state import Order, State
@@ -34,10 +37,14 @@ MAX_CHECKED = 10
 class OrderDesk:
     """The holder's side: looks for orders of one run's identity and answers them."""
 
-    def __init__(self, run: Run, identity: Identity, suppression: Suppression, limits: LaneLimits) -> None:
+    def __init__(
+        self, run: Run, prober: Prober, suppression: Suppression, limits: LaneLimits, standing: Standing
+    ) -> None:
         self._run = run
         self._limits = limits
-        self._identity = identity
+        self._standing = standing
+        self._prober = prober
+        self._identity = prober.identity
         self._suppression = suppression
         self._at_work = Group()
 
@@ -49,6 +56,7 @@ class OrderDesk:
                 self._at_work.spawn(self._obey, order)
             again = False
             self._limits.look()
+            self._standing.look()
             gevent.sleep(LOOK_EVERY_S)
 
     def close(self) -> None:
@@ -72,6 +80,8 @@ class OrderDesk:
         consent = run.job.consent.reference if run.job.consent else ""
         if run.job.mode is Mode.ENHANCED and order.arguments.get("consent") != consent:
             return {"error": f"its job runs under the consent {consent}; check under that one, or when it has ended"}
+        if not self._prober.hold.starts:
+            return {"error": f"the identity is {self._prober.hold.why}"}
         rows = [
             new_row(IntakeRow(-(order.id * MAX_CHECKED + place) - 1, (), text), self._suppression)
             for place, text in enumerate(texts)
@@ -83,7 +93,8 @@ class OrderDesk:
                 run.journal.reroute(row.domain)
         run.survey()
         for row in new:  # what the job has already waits in its queue, and is asked once
-            run.ask_first(row.key)
+            for prober in run.probers:  # whose site it is, asks
+                prober.ask_first(row.key)
         deadline = time.monotonic() + PATIENCE_S
         return {"results": [self._answered(row.key, deadline) for row in rows]}
 

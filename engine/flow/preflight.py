@@ -1,61 +1,69 @@
-"""May this identity probe from here: the names and records that a receiving server will look at first.
+"""May this identity probe from here: asked before the first question of an Enhanced run.
 
-1. A check passes, fails, or is unknown; unknown is not failed: a name server that is down forbids nothing.
-2. Refused are names that are not ours to use, a source without a confirmed reverse name, a sender that takes no mail.
+1. Its names and records are judged in `reputation.names`; that it is on a block list by a callable that it is given.
+2. Refused is what is critical or on a policy list (PBL: the owner of the network says that no mail comes from there).
+   A list that gave no answer is unknown, and unknown is not failed.
 3. Here nothing is sent but DNS questions. What follows from a failure is the caller's to decide.
 """
 
 from __future__ import annotations
 
 import _socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from enum import StrEnum
 
-from engine.core.flags import FREE
+from engine.core.finding import Check, Finding
 from engine.core.identity import Identity
-from engine.core.reasons import REASONS, Category
-from engine.net.public import admissible, is_literal
-from engine.net.resolver import LookupFailedError, Resolver
+from engine.core.listing import Check as ListCheck
+from engine.core.listing import Listing, Severity, Status
+from engine.net.resolver import Resolver
+from engine.reputation.names import check_names
 
-MAX_PTR_NAMES = 10  # as RFC 7208 section 4.6.4 for its own look-ups by PTR
-# Names of large providers that a stranger's HELO or MAIL FROM would borrow; the free-mail domains come on top.
-PROVIDERS = frozenset(
-    """
-    google.com googlemail.com gmail.com microsoft.com outlook.com office365.com office.com hotmail.com live.com
-    yahoo.com yahoodns.net aol.com oath.com apple.com icloud.com me.com mail.ru yandex.ru yandex.net gmx.net gmx.com
-    t-online.de orange.fr comcast.net zoho.com qq.com tencent.com 163.com netease.com pphosted.com mimecast.com
-    messagelabs.com barracudanetworks.com iphmx.com amazon.com amazonses.com facebook.com sendgrid.net mailgun.org
-    """.split()  # noqa: SIM905 - it reads better than forty quoted names
-)
+__all__ = ["Check", "Finding", "preflight", "unbindable"]
+
+POLICY_LISTS = frozenset({"pbl"})  # sublists that are no reproach, and refuse us all the same
+
+Listed = Callable[[str], Sequence[ListCheck]]  # an address, asked at every list that may be asked
 
 
-class Check(StrEnum):
-    """Whether a check came out well."""
-
-    PASS = "pass"  # noqa: S105 - no password
-    FAIL = "fail"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found; `say` is a sentence for the operator, with the remedy where it fails."""
-
-    check: str
-    outcome: Check
-    say: str
-
-
-def preflight(identity: Identity, resolver: Resolver, *, allow_private: bool = False) -> tuple[Finding, ...]:
+def preflight(
+    identity: Identity, resolver: Resolver, *, allow_private: bool = False, listed: Listed | None = None
+) -> tuple[Finding, ...]:
     """All findings about an identity, in the order in which a server would meet them."""
-    return (
-        *(_address(ip, allow_private) for ip in _public(identity)),
-        *(_reverse(ip, resolver) for ip in _public(identity)),
-        *_helo(identity, resolver),
-        *_mail_from(identity, resolver),
-    )
+    found = check_names(identity, resolver, allow_private=allow_private)
+    if listed is None:
+        return found
+    return (*found, *(each for ip in identity.addresses for each in _lists(ip, listed(ip))))
+
+
+def _lists(ip: str, checks: Sequence[ListCheck]) -> Iterator[Finding]:
+    """One finding for each list that forbids, one for all that did not answer, or one that says it is clean."""
+    unasked = [check.list for check in checks if check.status is not Status.CLEAN and not _counts(check)]
+    forbidding = [
+        (check, listing) for check in checks if _counts(check) for listing in check.listings if _forbids(listing)
+    ]
+    for check, listing in forbidding:
+        name = check.list if listing.sublist == check.list else f"{check.list} ({listing.sublist})"
+        why = f" {check.text[0]}" if check.text else ""
+        yield Finding(
+            "block_list",
+            Check.FAIL,
+            f"{ip} is listed by {name}: {listing.meaning or listing.code};{why} have it removed before you probe.",
+        )
+    if unasked or not checks:
+        which = ", ".join(sorted(set(unasked))) or "any list"
+        yield Finding("block_list", Check.UNKNOWN, f"Whether {ip} is listed could not be asked of {which}.")
+    elif not forbidding:
+        yield Finding("block_list", Check.PASS, f"{ip} is on no list that forbids to probe ({len(checks)} asked).")
+
+
+def _counts(check: ListCheck) -> bool:
+    """A listing by a list that is in its right mind."""
+    return check.status is Status.LISTED and check.reliable
+
+
+def _forbids(listing: Listing) -> bool:
+    return listing.severity is Severity.CRITICAL or listing.sublist.lower() in POLICY_LISTS
 
 
 def unbindable(identity: Identity) -> str:
@@ -67,111 +75,4 @@ def unbindable(identity: Identity) -> str:
                 probe.bind((ip, 0))
         except OSError as error:
             return f"bind_address {ip} can't be used on this machine ({error.strerror}); give one of its own addresses."
-    return ""
-
-
-def _public(identity: Identity) -> list[str]:
-    return [ip for ip in (identity.public_v4, identity.public_v6) if ip]
-
-
-def _address(ip: str, allow_private: bool) -> Finding:
-    if admissible(ip, allow_private=allow_private):
-        return Finding("public_address", Check.PASS, f"{ip} is an address that the world can see.")
-    return Finding(
-        "public_address",
-        Check.FAIL,
-        f"{ip} is not a public address; give the one that the world sees (a local one belongs into bind_address).",
-    )
-
-
-def _reverse(ip: str, resolver: Resolver) -> Finding:
-    """PTR, and one of its names leads back: forward-confirmed reverse DNS."""
-    try:
-        names = resolver.reverse(ip)
-    except LookupFailedError as error:
-        return Finding("ptr", Check.UNKNOWN, f"The reverse name of {ip} could not be looked up ({error}).")
-    if not names:
-        return Finding("ptr", Check.FAIL, f"{ip} has no PTR record; ask whoever owns the address for one.")
-    failed = ""
-    for name in names[:MAX_PTR_NAMES]:
-        try:
-            if ip in resolver.addresses(name):
-                return Finding("fcrdns", Check.PASS, f"{ip} is named {name}, and {name} leads back to it.")
-        except LookupFailedError as error:
-            failed = str(error)
-    shown = ", ".join(names[:3])
-    if failed:
-        return Finding(
-            "fcrdns", Check.UNKNOWN, f"Whether {shown} leads back to {ip} could not be looked up ({failed})."
-        )
-    return Finding(
-        "fcrdns", Check.FAIL, f"{ip} is named {shown}, which does not lead back to {ip}; add an address record."
-    )
-
-
-def _helo(identity: Identity, resolver: Resolver) -> Iterator[Finding]:
-    name = identity.helo_name
-    wrong = _not_ours(name)
-    if wrong:
-        yield Finding("helo_name", Check.FAIL, f"The HELO name {name} {wrong}; use a host name of your own.")
-        return
-    yield Finding("helo_name", Check.PASS, f"The HELO name {name} is a host name.")
-    try:
-        addresses = resolver.addresses(name)
-    except LookupFailedError as error:
-        yield Finding("helo_resolves", Check.UNKNOWN, f"The HELO name could not be looked up ({error}).")
-        return
-    public = _public(identity)
-    if not addresses:
-        yield Finding(
-            "helo_resolves", Check.FAIL, f"The HELO name {name} does not resolve; add a record for {public[0]}."
-        )
-    elif set(addresses) & set(public):
-        yield Finding("helo_resolves", Check.PASS, f"The HELO name {name} leads to this identity's address.")
-    else:
-        yield Finding(
-            "helo_resolves",
-            Check.FAIL,
-            f"The HELO name {name} leads to {', '.join(addresses[:3])} and not to {' or '.join(public)}; correct it.",
-        )
-
-
-def _mail_from(identity: Identity, resolver: Resolver) -> Iterator[Finding]:
-    sender = identity.mail_from
-    domain = sender.rpartition("@")[2]
-    wrong = _not_ours(domain) if sender else "is empty"
-    if wrong:
-        yield Finding(
-            "mail_from", Check.FAIL, f"The MAIL FROM domain {domain} {wrong}; use a mailbox of your own domain."
-        )
-        return
-    yield Finding("mail_from", Check.PASS, f"MAIL FROM is {sender}.")
-    route = resolver.route(domain)
-    if route.dialable or route.reason == "no_route_ipv6":
-        yield Finding("mail_from_domain", Check.PASS, f"{domain} takes mail at {route.names[0]}.")
-    elif REASONS[route.reason].category is Category.INVALID:
-        why = REASONS[route.reason].meaning
-        yield Finding(
-            "mail_from_domain",
-            Check.FAIL,
-            f"{domain} takes no mail ({why[0].lower()}{why[1:]}); MAIL FROM has to be a mailbox that exists.",
-        )
-    else:
-        yield Finding(
-            "mail_from_domain", Check.UNKNOWN, f"Whether {domain} takes mail could not be looked up ({route.reason})."
-        )
-
-
-def _not_ours(name: str) -> str:
-    """Why nobody may use this name for himself, or nothing."""
-    if is_literal(name):
-        return "is an address, not a name"
-    if name.rsplit(".", maxsplit=1)[-1] in ("localhost", "localdomain", "local"):
-        return "means every machine"
-    if "." not in name.strip("."):
-        return "is not fully qualified"
-    labels = name.split(".")
-    above = {".".join(labels[start:]) for start in range(len(labels))}
-    if above & (FREE | PROVIDERS):
-        return f"belongs to a provider ({min(above & (FREE | PROVIDERS), key=len)})"
     return ""

@@ -1,41 +1,32 @@
 """One run: intake -> survey -> lanes -> sessions -> verdicts -> journal -> rows out.
 
 1. The journal is the truth: lanes are filled from it and results are read back from it.
-2. One dispatcher asks the schedule and spawns; nothing else starts a session.
+2. One dispatcher asks each identity's prober in turn and spawns; nothing else starts a session.
 3. A run that stops keeps everything; `resume` is the same run going on.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
-from datetime import time as day_time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
 
 import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 
-from engine.core.brake import SITES
-from engine.core.breaker import BreakerState
-from engine.core.cap import Cap
-from engine.core.caps import Caps
-from engine.core.identity import Identity, Job, Mode
+from engine.core.identity import Identity, Job
 from engine.core.lane import Lane, Visit
-from engine.core.policy import Policy, PolicySet
-from engine.core.schedule import Schedule, Wait
-from engine.flow.dial import Desk, reach
-from engine.flow.guard import Guard, PortClosed
-from engine.flow.knock import knock
-from engine.flow.memory import Memory
-from engine.flow.supply import Supply
-from engine.flow.survey import Survey, forbidden
-from engine.flow.visit import Call
+from engine.core.policy import PolicySet
+from engine.core.schedule import Wait
+from engine.flow.prober import Prober, Shared
+from engine.flow.survey import Survey
 from engine.log import log
-from engine.metrics import LaneState, LaneView, Metrics
+from engine.metrics import LaneView, Metrics
 from engine.net.resolver import Resolver
+from engine.store.audit import AuditRow
 from engine.store.journal import Journal
 from engine.store.state import State
 
@@ -55,9 +46,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run is told from outside, beside its job."""
+    """What a run is told from outside, beside its job. Without identities nobody is asked by name."""
 
-    identity: Identity | None
+    identities: tuple[Identity, ...]
     policies: PolicySet
     port: int = 25
     concurrency: int = 500
@@ -86,38 +77,20 @@ class Run:
         self.state = state
         self.resolver = resolver
         self.snapshot = Snapshot()
-        self.schedule = Schedule()
         self._pool = Pool(settings.concurrency)
         self._wake = Event()
         self._stopped = ""
         self._failed: Exception | None = None
-        self._breakers: dict[str, BreakerState] = {}  # of each lane whose breaker has moved, as last told
-        self._doubting: gevent.Greenlet | None = None
         began = time.time() - time.monotonic()
-        identity = settings.identity or Identity("none", "", "")
 
         def wall() -> float:  # a wall clock that is set while the run lasts moves nothing
             return began + time.monotonic()
 
-        def jitter() -> float:
-            return random.uniform(0, 0.1)
-
-        self._memory = Memory(state, identity.key, time.monotonic, wall)
-        self._caps = Caps(settings.policies, settings.identity, _warming_since(identity) - began)
-        self._supply = Supply(
-            journal, state, settings.policies, self._caps, self.schedule, job.mode, self._memory, time.monotonic, wall
-        )
-        self._guard = Guard(
-            self.schedule, self._supply.sites, self._memory, time.monotonic, jitter, self._doubt, self._wake.set,
-            self._caps.identity,
+        shared = Shared(
+            job, journal, state, settings.port, metrics or Metrics(), wall, stamp, self._wake.set, self.fail,
+            transcript, settings.one_attempt,
         )  # fmt: skip
-        self._desk = Desk(
-            job=job, identity=identity, policies=settings.policies,
-            journal=journal, state=state, secret=state.secret(), port=settings.port, clock=time.monotonic,
-            wall=wall, stamp=stamp, jitter=jitter, metrics=metrics or Metrics(), guard=self._guard,
-            memory=self._memory, admit=self._admit, transcript=transcript, one_attempt=settings.one_attempt,
-            failed=self.fail, suspect=bool(journal.get("suspect")),
-        )  # fmt: skip
+        self.probers = [Prober(shared, each, settings.policies) for each in settings.identities or (None,)]
 
     # --- phases -----------------------------------------------------------------------------------------------
 
@@ -125,83 +98,58 @@ class Run:
         """Resolve every domain that has no route yet; says how many."""
         self.snapshot.phase = "resolving"
         settings = self.settings
-        tags = settings.identity.pool_tags if settings.identity else frozenset()
-        survey = Survey(self.job.mode, settings.policies, self.resolver, tags, settings.connect, time.time)
+        policies = self.probers[0].policies
+        survey = Survey(self.job.mode, policies, self.resolver, settings.identities, settings.connect, time.time)
         return survey.run(self.journal, self.state, stamp, lambda: bool(self._stopped))
 
     def probe(self) -> bool:
         """Ask whatever waits; True when nothing is left, False after `stop`."""
         self.snapshot.phase = "probing"
-        for key, unbacked in self.journal.last_sites(SITES):
-            self._desk.brake.answered(key, unbacked=unbacked)
-        limit, give_up_s = self._deadline(), self.settings.policies.default.retry.give_up_s
+        for prober in self.probers:
+            prober.begin()
+        deadline, ending = self._deadline()
         started = 0
         while not self._stopped:
             now = time.monotonic()
-            deadline, ending = _earlier(limit, self._guard.ending(give_up_s))
             if deadline is not None and now >= deadline:
                 self.drain()
                 self.journal.end(ending, stamp()).wait()
                 log.warning("run_ended", ending=ending)
                 break
-            self._supply.fill(now)
+            moments = [deadline, *(self._end(prober, now) for prober in self.probers)]
             self._wake.clear()
-            turn = self._guard.next(now) if self._pool.free_count() else Wait(None)
-            if isinstance(turn, Visit):
-                self._desk.metrics.lane_waited(turn.lane.policy.name, self._desk.identity.name, turn.waited_s)
-                self._note(turn.lane)
-                session = gevent.Greenlet(self._visit, turn)
-                session.link(lambda _: self._wake.set())  # after the pool has let it go
-                self._pool.start(session)
+            for prober in self.probers:
+                self._hand_over(prober)
+                prober.fill(now)
+            turn = self._turn(now) if self._pool.free_count() else Wait(None)
+            if turn is None:
                 started += 1
                 if started % STARTS_AT_ONCE == 0:
                     gevent.sleep(0)
                 continue
-            if not self._waits():
+            if not len(self._pool) and not any(prober.waits for prober in self.probers):
                 break
-            if turn.until is None and not len(self._pool) and self._supply.look_at is None:
-                self._unstick()
+            looks = [prober.look_at for prober in self.probers if prober.look_at is not None]
+            stuck = turn.until is None and not len(self._pool) and not looks
+            if stuck and any([prober.unstick() for prober in self.probers]):  # noqa: C419 - all of them
                 continue
-            moments = [moment for moment in (turn.until, deadline, self._supply.look_at) if moment is not None]
-            self._wake.wait(min(moments) - now if moments else None)
+            due = [moment for moment in (turn.until, *moments, *looks) if moment is not None]
+            self._wake.wait(min(due) - now if due else None)
         self.drain()
         if self._failed is not None:
             raise self._failed
         if self._stopped:
             return False
-        self._conclude()
+        for prober in self.probers:
+            prober.conclude()
+        self.journal.end("cancelled", stamp()).wait()  # an acceptance whose control was never answered is no verdict
         return True
-
-    def _conclude(self) -> None:
-        """The work is done, or ended: what is provisional still gets what its evidence is worth.
-
-        Refusals in a lane that is still in doubt, or not through with its work, are no verdicts; nor is an acceptance
-        whose control was never answered.
-        """
-        for lane in self.schedule.lanes.values():
-            self.journal.end("deadline_exceeded", stamp(), lane=lane.key)
-        self.journal.settle_refused("refusals_suspect" if self._desk.suspect else "rcpt_rejected")
-        self.journal.end("cancelled", stamp()).wait()
 
     def stop(self, why: str = "stopped") -> None:
         """Start nothing more; sessions in flight end by QUIT. Safe to call from a signal's greenlet."""
         self._stopped = self._stopped or why
-        self._desk.draining = True
-        self._wake.set()
-
-    def adopt(self, policies: PolicySet) -> int:
-        """Other policies from now on, for lanes at work too; says how many lanes they change. See `flow.reload`."""
-        self.settings = replace(self.settings, policies=policies)
-        self._desk.policies = policies
-        changed = self._supply.adopt(policies, time.monotonic())
-        for policy in (policies.default, *policies.policies):
-            self._refuse(policy)
-        self._wake.set()
-        return changed
-
-    def ask_first(self, key: str) -> None:
-        """Put an address of the journal ahead of the queues, within the same limits (an order's `check`)."""
-        self._supply.ask_first(key, time.monotonic())
+        for prober in self.probers:
+            prober.stop()
         self._wake.set()
 
     def fail(self, error: Exception) -> None:
@@ -209,25 +157,70 @@ class Run:
         self._failed = self._failed or error
         self.stop("failed")
 
+    def drain(self) -> None:
+        """Let sessions in flight end by QUIT, for a while; the rest is cut."""
+        for prober in self.probers:
+            prober.drain()
+        self._pool.join(timeout=DRAIN_S)
+        self._pool.kill(timeout=1.0)
+        for prober in self.probers:
+            prober.save()
+
+    @property
+    def askers(self) -> list[Prober]:
+        """The probers of named identities."""
+        return self.probers if self.settings.identities else []
+
+    # --- who watches ------------------------------------------------------------------------------------------
+
     def watch(self) -> Snapshot:
         """The state of the run now."""
         self.snapshot.sessions = len(self._pool)
-        self.snapshot.lanes = len(self.schedule.lanes)
-        self.snapshot.paused = {
-            lane.key: lane.breaker.cause for lane in self.schedule.lanes.values() if lane.breaker.cause
-        }
-        if self._guard.breaker.stops:
-            self.snapshot.paused[self._desk.identity.name] = self._guard.breaker.breaker.cause
+        self.snapshot.lanes = sum(len(prober.schedule.lanes) for prober in self.probers)
+        self.snapshot.paused = {name: why for prober in self.probers for name, why in prober.paused().items()}
         return self.snapshot
 
-    def lanes(self) -> Iterator[LaneView]:
-        """Every lane as it is now, for a scrape, which lets others run between two of them."""
-        now = time.monotonic()
-        for lane in list(self.schedule.lanes.values()):
-            yield LaneView(
-                lane.policy.name, self._desk.identity.name, _state(lane, now), lane.queue.waiting, lane.open_sessions,
-                lane.budget.used_ratio(now), lane.pace.rate_per_s,
-            )  # fmt: skip
+    def views(self) -> Iterator[LaneView]:
+        """Every lane as it is now, for a scrape."""
+        return chain.from_iterable(prober.lanes() for prober in self.probers)
+
+    def lanes(self) -> list[Lane]:
+        """The lanes in memory."""
+        return [lane for prober in self.probers for lane in prober.schedule.lanes.values()]
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _turn(self, now: float) -> Wait | None:
+        """Start one visit, of the next identity that has one ready; None: it started, else how long to wait."""
+        until: list[float] = []
+        for place, prober in enumerate(self.probers):
+            turn = prober.next(now)
+            if isinstance(turn, Visit):
+                self.probers = self.probers[place + 1 :] + self.probers[: place + 1]  # the others are asked first now
+                prober.started(turn)
+                session = gevent.Greenlet(prober.visit, turn)
+                session.link(lambda _: self._wake.set())  # after the pool has let it go
+                self._pool.start(session)
+                return None
+            if turn.until is not None:
+                until.append(turn.until)
+        return Wait(min(until, default=None))
+
+    def _hand_over(self, prober: Prober) -> None:
+        """What a held identity has never asked may be asked by another one, within that one's own limits."""
+        others = [other for other in self.probers if other is not prober and other.able]
+        if others and prober.to_release:
+            moved = prober.release(others)
+            note = f"{moved} addresses that {prober.identity.name} never asked left to other identities"
+            self.journal.audit([AuditRow(time.time(), "order", identity=prober.identity.key, note=note)])
+
+    def _end(self, prober: Prober, now: float) -> float | None:
+        """When all that waits under an identity ends; at that moment it does."""
+        at, ending = prober.ending()
+        if at is not None and now >= at:
+            prober.end(ending)
+            return None
+        return at
 
     def _deadline(self) -> tuple[float | None, str]:
         """When what still waits ends, and as what: by --deadline, or because the consent allows no more."""
@@ -238,155 +231,6 @@ class Run:
         if consent is not None and consent.expires is not None:
             moments.append((now + (consent.expires - datetime.now(UTC)).total_seconds(), "consent_expired"))
         return min(moments) if moments else (None, "")
-
-    # --- sessions ---------------------------------------------------------------------------------------------
-
-    def _visit(self, visit: Visit) -> None:
-        try:
-            site = self._supply.sites[visit.site]
-            if self.job.mode is Mode.STANDARD:
-                knock(self._desk, visit, site)
-            else:
-                Call(self._desk, visit, site).run()
-            self._guard.ended(visit, time.monotonic())
-            if self._guard.egress.closed:
-                self.fail(PortClosed(self.settings.port))
-            self._after(visit)
-        except Exception as error:  # noqa: BLE001 - a fault of ours or of the disk ends the run, and nothing is lost
-            self.fail(error)
-
-    def _admit(self, visit: Visit, host: str, ip: str) -> bool:
-        """Whether a visit may dial this address: all of its caps grant it, with what earlier runs knew of them."""
-        self._caps.reach(visit.lane, host, ip)
-        self._memory.restore(self._caps)
-        return self._caps.admit(self.schedule, visit, host, ip, time.monotonic())
-
-    def _after(self, visit: Visit) -> None:
-        """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
-        now, lane = time.monotonic(), visit.lane
-        self._refuse(lane.policy)
-        self._supply.refill(lane, now)
-        self._note(lane)
-        self._give_up(lane, now)
-        self.schedule.touch(lane, now, visit.caps)
-        self._caps.done(visit, now)
-        if self._supply.finished(lane):
-            self._supply.retire(lane)
-            self._breakers.pop(lane.key, None)
-
-    def _refuse(self, policy: Policy) -> None:
-        """What waits under a policy that has come to forbid RCPT gets its verdict, lanes with open sessions later."""
-        tags = self.settings.identity.pool_tags if self.settings.identity else frozenset()
-        refused = forbidden(policy, tags) if self.job.mode is Mode.ENHANCED else None
-        if refused is not None:
-            busy = self._supply.drop(policy.name, time.monotonic())
-            self.journal.settle_policy(policy.name, *refused, stamp(), busy).wait()
-
-    def _give_up(self, lane: Lane, now: float) -> None:
-        """What stayed closed to us for the policy's give_up in one piece ends what waits there."""
-        give_up_s, queue = lane.policy.retry.give_up_s, lane.queue
-        closed = [cap for cap in lane.caps if cap.breaker and cap.breaker.gives_up(now, give_up_s)]
-        if closed:
-            self._pause(lane, closed[0])
-            for cap in closed:
-                for other in self.schedule.waiting(cap):
-                    self._pause(other, cap)
-                    self.schedule.touch(other, now)
-                    if other is not lane and self._supply.finished(other):
-                        self._supply.retire(other)
-                        self._breakers.pop(other.key, None)
-            return
-        for domain in [domain for domain in queue.held() if domain.hold and domain.hold.gives_up(now, give_up_s)]:
-            queue.drop_domain(domain)
-            self.journal.end("domain_refuses_us", stamp(), domain_id=domain.id)
-            cause = domain.hold.cause if domain.hold else ""
-            log.warning("given_up", lane=lane.key, domain=domain.name, ending="domain_refuses_us", cause=cause)
-            domain.hold = None
-            queue.forget(domain)
-
-    def _pause(self, lane: Lane, cap: Cap) -> None:
-        """End what waits in a lane that is closed to us."""
-        for domain in list(lane.queue.domains.values()):
-            lane.queue.drop_domain(domain)
-        self._supply.forget_more(lane)
-        self.journal.end("provider_paused", stamp(), lane=lane.key)
-        cause = cap.breaker.cause if cap.breaker else ""
-        log.warning("given_up", lane=lane.key, ending="provider_paused", cause=cause)
-
-    def _note(self, lane: Lane) -> None:
-        """Tell a move of the lane's breaker, once."""
-        breaker = lane.breaker
-        if breaker.state is self._breakers.get(lane.key, BreakerState.CLOSED):
-            return
-        self._breakers[lane.key] = breaker.state
-        self._desk.metrics.breaker_moved(lane.policy.name, self._desk.identity.name, breaker.state)
-        facts: dict[str, str | int] = {"lane": lane.key, "provider": lane.policy.name}
-        if breaker.state is BreakerState.OPEN:
-            facts |= {"cause": breaker.cause, "for_s": max(0, round(breaker.until - time.monotonic()))}
-        tell = log.debug if breaker.state is BreakerState.HALF_OPEN else log.warning  # an attempt is no news
-        tell("breaker_moved", to=breaker.state.value, **facts)
-
-    def _doubt(self) -> None:
-        """So many connects time out that the way out may be closed: ask those who answered last."""
-        if self._doubting is None or self._doubting.dead:
-            self._doubting = gevent.spawn(self._ask_witnesses)
-
-    def _ask_witnesses(self) -> None:
-        try:
-            before, witnesses = self._guard.connections, self._guard.witnesses()
-            reached = any(reach(self._desk, lane, site) for lane, site in witnesses)
-            if witnesses and not reached and self._guard.connections == before:
-                self._guard.closed()
-        except Exception as error:  # noqa: BLE001 - as in a session
-            self.fail(error)
-        self._wake.set()
-
-    def _unstick(self) -> None:
-        """Nothing runs and no moment is known: let idle lanes go; one that has work would be a fault of ours."""
-        for lane in list(self.schedule.lanes.values()):
-            if not lane.idle:
-                raise RuntimeError(f"{lane!r} waits for nothing: {lane.queue!r} {lane.brake!r} {lane.breaker!r}")
-            self._supply.retire(lane)
-
-    def _waits(self) -> bool:
-        return bool(len(self._pool)) or bool(self.schedule.lanes) or self._supply.look_at is not None
-
-    def drain(self) -> None:
-        """Let sessions in flight end by QUIT, for a while; the rest is cut."""
-        self._desk.draining = True
-        if self._doubting is not None:
-            self._doubting.kill(timeout=1.0)
-        self._pool.join(timeout=DRAIN_S)
-        self._pool.kill(timeout=1.0)
-        self._memory.save(self.schedule.lanes.values(), self._caps)
-        self._memory.save_identity(self._guard.breaker)
-
-
-def _warming_since(identity: Identity) -> float:
-    """When the first day of an identity's warm-up began, in seconds since the epoch."""
-    since = identity.warmup.since if identity.warmup is not None else date(1970, 1, 1)
-    return datetime.combine(since, day_time(), UTC).timestamp()
-
-
-def _earlier(one: tuple[float | None, str], other: tuple[float | None, str]) -> tuple[float | None, str]:
-    """The ending that comes first; its moment is None where neither does."""
-    if one[0] is None or (other[0] is not None and other[0] < one[0]):
-        return other
-    return one
-
-
-def _state(lane: Lane, now: float) -> LaneState:
-    """Its breaker's state; where that is closed, what the lane waits for."""
-    if lane.breaker.state is not BreakerState.CLOSED:
-        return LaneState(lane.breaker.state.value)
-    return _WAITS.get(lane.waits_for(now), LaneState.CLOSED)
-
-
-_WAITS = {
-    "refusals.rate": LaneState.WAITING_BUDGET,
-    "recipients.rate": LaneState.WAITING_RATE,
-    "sessions.rate": LaneState.WAITING_RATE,
-}
 
 
 def stamp(at: float | None = None) -> str:

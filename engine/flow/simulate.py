@@ -16,13 +16,13 @@ from gevent.pool import Pool
 
 from engine.core.address import Address, parse
 from engine.core.control import ControlAnswer
-from engine.core.identity import Mode
+from engine.core.identity import Identity, Mode
 from engine.core.policy import PolicySet
 from engine.core.route import MailHost, Route, site_key
 from engine.core.simulation import Assumed, Course, Mail
 from engine.flow.forecast import simulated, slowest
 from engine.flow.intake import Intake
-from engine.flow.survey import CHUNK, IN_FLIGHT, Found, Survey
+from engine.flow.survey import CHUNK, IN_FLIGHT, Found, Survey, unpack_hosts
 from engine.net.resolver import Resolver
 from engine.store.state import Fact
 
@@ -97,10 +97,10 @@ def plan(
     facts: Facts,
     *,
     resolver: Resolver | None,
-    pools: frozenset[str] = frozenset(),
+    identities: Sequence[Identity] = (),
 ) -> Plan:
     """Say for each domain which lane serves it; without a resolver, by what is known here."""
-    survey = Survey(Mode.ENHANCED, policies, resolver, pools)
+    survey = Survey(Mode.ENHANCED, policies, resolver, identities)
     mail: list[Mail] = []
     ended: Counter[tuple[str, str, str]] = Counter()
     unresolved = unresolved_domains = 0
@@ -118,13 +118,22 @@ def plan(
                 ended[routed.policy, routed.reason, routed.detail] += domains[name]
                 continue
             refuses = answer == ControlAnswer.REFUSES
-            mail.append(Mail(name, routed.lane, routed.site_key, found.policy, domains[name], refuses))
+            hosts = unpack_hosts(routed.hosts)
+            mail.append(
+                Mail(
+                    name, routed.lane, routed.site_key, found.policy, domains[name], refuses, routed.identity, hosts
+                )
+            )  # fmt: skip
     return Plan(mail, ended, unresolved, unresolved_domains)
 
 
-def rehearse(mail: Sequence[Mail], assumed: Assumed) -> Rehearsed:
+def rehearse(
+    mail: Sequence[Mail], assumed: Assumed, policies: PolicySet, identities: Sequence[Identity] = ()
+) -> Rehearsed:
     """Play the list at half, once and twice the refused share."""
-    played: list[Mapping[str, Course]] = [simulated(mail, assumed.times(factor)) or {} for factor in FACTORS]
+    played: list[Mapping[str, Course]] = [
+        simulated(mail, assumed.times(factor), policies, identities) or {} for factor in FACTORS
+    ]
     by_policy = [slowest(courses.values()) for courses in played]
     once = played[FACTORS.index(1.0)]
     rows = []

@@ -1,4 +1,4 @@
-"""Fills lanes from the journal, and brings back what earlier runs spent and learnt.
+"""Fills one identity's lanes from the journal, and brings back what earlier runs spent and learnt.
 
 1. The journal is read in bulk: one look for hundreds of sites, one for what the identity state knows of them.
 2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site; the rest stays in the journal.
@@ -45,6 +45,7 @@ class Supply:
         schedule: Schedule,
         mode: Mode,
         memory: Memory,
+        identity: str,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -57,6 +58,7 @@ class Supply:
         self._schedule = schedule
         self._mode = mode
         self._memory = memory
+        self._identity = identity  # whose sites these are, by its public address
         self._clock = clock
         self._wall = wall
         self._after = 0
@@ -64,13 +66,24 @@ class Supply:
         self._lane_sites: dict[str, set[str]] = {}
         self._reading: set[str] = set()  # lanes for which a page is being read
 
+    def look_anew(self) -> None:
+        """Sites came that were not there when the journal was read."""
+        self.look_at = 0.0
+
+    def reset(self) -> None:
+        """Forget all lanes; what waits is read from the journal again. No session may be open."""
+        for lane in list(self._schedule.lanes.values()):
+            self.retire(lane)
+        self._more.clear()
+        self._after, self.look_at = 0, 0.0
+
     def fill(self, now: float) -> None:
         """Take in sites and addresses while there is room."""
         if self.look_at is None or now < self.look_at:
             return
         held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
         while held < IN_MEMORY:
-            loads = self._journal.load(self._after, SITES_AT_ONCE, SITE_SHARE)
+            loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
             held += self._take_in(loads, now)
             if len(loads) < SITES_AT_ONCE:
                 self.look_at = None
@@ -118,6 +131,8 @@ class Supply:
         if row is None or row["state"] != WAITING or row["site_id"] is None:
             return
         site = self._journal.site(row["site_id"])
+        if site.identity != self._identity:
+            return
         new = site.lane not in self._schedule.lanes
         lane = self._lane(site)
         item = Item(row["id"], row["local"], row["domain"])

@@ -2,6 +2,7 @@
 
 1. Nothing is asked where the answer would mean nothing: uninformative and forbidden providers end here.
 2. What the identity state knows of a domain is used before anybody is dialled.
+3. One identity asks at a site, in this job and the next: the first by a hash of both, of those that may.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from gevent.pool import Pool
 
 from engine.core.control import ControlAnswer
-from engine.core.identity import Mode
+from engine.core.identity import Identity, Mode
 from engine.core.policy import Policy, PolicySet
 from engine.core.reasons import Stage
 from engine.core.route import MailHost, Route, site_key
@@ -47,7 +49,7 @@ class Survey:
     mode: Mode
     policies: PolicySet
     resolver: Resolver | None  # None: `judge` alone is wanted
-    pool_tags: frozenset[str] = frozenset()
+    identities: Sequence[Identity] = ()
     connect: bool = True
     clock: Callable[[], float] = lambda: 0.0
 
@@ -85,24 +87,36 @@ class Survey:
                 mx_host=first, checked_at=at,
             )  # fmt: skip
         lane = policy.name if policy.scope == "provider" else one.key
-        reason, detail, answer = self._end(one, known=known_at == one.key) or ("", "", "not_checked")
+        asker = self._asker(one)
+        reason, detail, answer = self._end(one, asker, known=known_at == one.key) or ("", "", "not_checked")
         return Routed(
-            one.domain_id, one.key, lane, policy.name, pack_hosts(route.dialable), reason, detail, Stage.HOSTS, first,
-            answer, at,
+            one.domain_id, one.key, asker.key if asker else "", lane, policy.name, pack_hosts(route.dialable), reason,
+            detail, Stage.HOSTS, first, answer, at,
         )  # fmt: skip
 
-    def _end(self, one: Found, *, known: bool) -> tuple[str, str, str] | None:
+    def _asker(self, one: Found) -> Identity | None:
+        """Who asks at this site: of those whom its policy lets ask, and who can reach it; else anybody."""
+        able = [each for each in self.identities if self._may(each, one)] or self.identities
+        return asker_of(one.key, able)
+
+    def _may(self, identity: Identity, one: Found) -> bool:
+        if self.mode is Mode.ENHANCED and forbidden(one.policy, identity.pool_tags) is not None:
+            return False
+        return reaches(identity, [(host.name, host.addresses) for host in one.route.dialable])
+
+    def _end(self, one: Found, asker: Identity | None, *, known: bool) -> tuple[str, str, str] | None:
         """What ends a domain's addresses without a session: (reason, detail, catch_all)."""
         if not self.connect:
             return "mailbox_unchecked", "not_connected", "not_checked"
         if self.mode is Mode.ENHANCED:
-            return self._unasked(one.policy, catch_all=known)
+            return self._unasked(one.policy, asker, catch_all=known)
         if one.claimed or known:
             return "mailbox_unchecked", "provider_known" if one.claimed else "known", "not_checked"
         return None
 
-    def _unasked(self, policy: Policy, *, catch_all: bool) -> tuple[str, str, str] | None:
-        if (refused := forbidden(policy, self.pool_tags)) is not None:
+    @staticmethod
+    def _unasked(policy: Policy, asker: Identity | None, *, catch_all: bool) -> tuple[str, str, str] | None:
+        if (refused := forbidden(policy, asker.pool_tags if asker else frozenset())) is not None:
             return *refused, "not_checked"
         if catch_all:
             return "catch_all", "known", "yes"
@@ -118,6 +132,17 @@ class Survey:
             }  # fmt: skip
         facts = state.facts([one.route.domain for one in found], now)
         return {name: fact.site for name, fact in facts.items() if fact.answer == ControlAnswer.ACCEPTS}
+
+
+def asker_of(site: str, able: Sequence[Identity]) -> Identity | None:
+    """Who of these asks at a site: always the same one, and still the same when another joins or leaves, mostly."""
+    return max(able, key=lambda each: sha256(f"{each.key} {site}".encode()).digest(), default=None)
+
+
+def reaches(identity: Identity, hosts: Sequence[tuple[str, Sequence[str]]]) -> bool:
+    """Whether an identity has an address of a family in which one of these hosts can be dialled."""
+    addresses = [ip for _, ips in hosts for ip in ips]
+    return not addresses or any(identity.public_v6 if ":" in ip else identity.public_v4 for ip in addresses)
 
 
 def forbidden(policy: Policy, pool_tags: frozenset[str]) -> tuple[str, str] | None:

@@ -1,7 +1,7 @@
 """A verification from end to end: what `engine verify` and the library do with one list.
 
 1. What can be found wrong is found before anything is sent, and before an older journal is touched.
-2. One identity is used by one verification at a time: the lock is held from before the first probe to the end.
+2. An identity is used by one verification at a time: the lock is held from before the first probe to the end.
 3. Output files appear whole or not at all; what is settled so far is in `OUTPUT.part`, every 15 minutes and at a stop.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,7 @@ from engine.flow.output import Layout, Stream, output_format, write_file
 from engine.flow.preflight import Check, preflight, unbindable
 from engine.flow.reload import InForce, Reloader
 from engine.flow.run import Run, Settings, Snapshot, stamp
+from engine.flow.standing import Standing, refuse_held
 from engine.metrics import Live, Metrics
 from engine.net.resolver import Resolver
 from engine.store.audit import AuditRow
@@ -68,7 +69,7 @@ class Request:
     state: Path
     output: Path | None = None
     pipe: IO[bytes] | None = None  # a stream that gets each row once, in order of settling
-    identity: Identity | None = None
+    identities: tuple[Identity, ...] = ()
     consent: Consent | None = None
     suppression: Suppression = field(default_factory=Suppression)
     resume: bool = False
@@ -87,6 +88,10 @@ class Request:
 class Held(WrongUse):
     """Another process is at work under this identity."""
 
+    def __init__(self, message: str, identity: Identity) -> None:
+        super().__init__(message)
+        self.identity = identity
+
 
 class Verification:
     """Runs one request. `run` is True when the list is done, False when it was stopped and can be resumed."""
@@ -100,6 +105,7 @@ class Verification:
     ) -> None:
         self.request = request
         self.metrics = metrics or Metrics()
+        self._left = 0  # addresses without a settled verdict; orders' own are not in it
         self.job: Job | None = None
         self._forecast = forecast
         self._run: Run | None = None
@@ -111,7 +117,7 @@ class Verification:
         self.reloader: Reloader | None = None
         if request.policy_dirs is not None:
             self.reloader = Reloader(request.policy_dirs, request.policies.etag, self._reloaded)
-        self._in_force: InForce | None = None
+        self._in_force: list[InForce] = []  # by identity: an operator's limits may name one
 
     def __enter__(self) -> Verification:
         return self
@@ -129,7 +135,7 @@ class Verification:
         request = self.request
         job = Job(
             new_job_id(), request.mode, request.intake.name, request.intake.sha256, request.intake.column,
-            request.consent, mail_settings(request.identity if request.connect else None),
+            request.consent, mail_settings(request.identities if request.connect else ()),
         )  # fmt: skip
         try:
             request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -140,7 +146,7 @@ class Verification:
         with self._lock(job):
             resolver = Resolver(
                 request.dns, allow_private=request.allow_private,
-                ipv6=bool(request.identity and request.identity.public_v6), record=self.metrics.dns,
+                ipv6=any(each.public_v6 for each in request.identities), record=self.metrics.dns,
             )  # fmt: skip
             try:
                 try:  # a file that can't be opened now was named wrongly; one that fails later is the disk's fault
@@ -148,6 +154,8 @@ class Verification:
                     goes_on = check_journal(request.journal, self._writer, job, resume=request.resume)
                 except StoreError as error:
                     raise WrongUse(str(error)) from error
+                for identity in request.identities if request.connect else ():
+                    refuse_held(state, identity, time.time())
                 notes = self._preflight(resolver)
                 journal, job, sealed = open_job(
                     request.journal, self._writer, job, goes_on=goes_on, output=request.output
@@ -180,19 +188,19 @@ class Verification:
 
     def lanes(self) -> list[Lane]:
         """The lanes in memory; whoever looks at them changes nothing."""
-        return list(self._run.schedule.lanes.values()) if self._run is not None else []
+        return self._run.lanes() if self._run is not None else []
 
     def complaint(self) -> str:
         """Why it is not ready for work, in one line; empty when it is (`/readyz`)."""
-        identity = self.request.identity
         if self._writer.problem:
             return self._writer.problem
         if self._stopped:
             return "the run was stopped"
         if self._run is None:
             return "the input is being read"
-        if identity is not None and identity.status is not Status.ENABLED:
-            return f"the identity {identity.name} is {identity.status}"
+        for prober in self._run.probers:
+            if prober.status is not Status.ENABLED:
+                return f"the identity {prober.identity.name} is {prober.hold.why or prober.status}"
         if self._writer.lag_s > LAG_LIMIT_S:
             return f"the journal lags {self._writer.lag_s:.0f} s behind"
         return ""
@@ -210,32 +218,37 @@ class Verification:
     def _go(self, job: Job, journal: Journal, state: State, resolver: Resolver, *, goes_on: bool) -> bool:
         request = self.request
         settings = Settings(
-            request.identity, request.policies, request.smtp_port, request.concurrency, request.connect,
-            request.deadline_s, request.one_attempt,
+            request.identities if request.connect else (), request.policies, request.smtp_port, request.concurrency,
+            request.connect, request.deadline_s, request.one_attempt,
         )  # fmt: skip
         self._run = run = Run(
             job, settings, journal, state, resolver, metrics=self.metrics, transcript=request.transcript
         )
-        identities = {request.identity.name: request.identity.status} if request.identity else {}
-        self.metrics.watch(lambda: Live(run.lanes(), identities, self._writer.lag_s))
+        self._take_settled(journal)  # what intake settled is none of those that are left
+        self._left = journal.counts().get("", 0)
+        self.metrics.watch(lambda: self._live(run))
         if self._stopped:
             run.stop()
-        self._in_force = in_force = InForce(request.policies, run.adopt)
+        self._in_force = [InForce(request.policies, prober.adopt) for prober in run.probers]
         if goes_on:  # what an earlier process routed may be forbidden by now
-            run.adopt(request.policies)
+            for prober in run.probers:
+                prober.adopt(request.policies)
         over = Event()
         beside = [gevent.spawn(self._tell, journal, over), gevent.spawn(self._count, journal, over)]
         watcher = gevent.spawn(self.reloader.serve) if self.reloader else None
-        desk = clerk = None
-        if request.identity and request.connect:
-            limits = LaneLimits(state, journal, request.identity, job.id, in_force.limit)
+        desks = []
+        for prober, in_force in zip(run.askers, self._in_force, strict=False):
+            limits = LaneLimits(state, journal, prober.identity, job.id, in_force.limit)
             limits.look()  # those in force bind the first session too
-            desk = OrderDesk(run, request.identity, request.suppression, limits)
-            clerk = gevent.spawn(desk.serve)
+            standing = Standing(run, prober)
+            standing.look()
+            desks.append(OrderDesk(run, prober, request.suppression, limits, standing))
+        clerks = [gevent.spawn(desk.serve) for desk in desks]
         try:
             run.survey()
             if self._forecast is not None and not self._stopped:
-                self._forecast(outlook(journal, state, run.settings.policies, job.mode, request.concurrency))
+                policies = run.probers[0].policies
+                self._forecast(outlook(journal, state, policies, job.mode, request.concurrency, settings.identities))
             done = not self._stopped and run.probe()
         except BaseException:  # sessions in flight end politely while the journal can still be written
             run.stop()
@@ -246,8 +259,8 @@ class Verification:
             gevent.joinall(beside)
             if watcher is not None:
                 watcher.kill()
-            if desk is not None and clerk is not None:
-                clerk.kill()
+            gevent.killall(clerks)
+            for desk in desks:
                 desk.close()
         self._write(journal, part=not done)
         if done:
@@ -256,51 +269,53 @@ class Verification:
 
     def _preflight(self, resolver: Resolver) -> list[AuditRow]:
         """An Enhanced run asks only from a source that is fit to be seen; what it goes on in spite of is audited."""
+        identities = self.request.identities if self.request.connect else ()
+        return [row for identity in identities for row in self._preflight_of(identity, resolver)]
+
+    def _preflight_of(self, identity: Identity, resolver: Resolver) -> list[AuditRow]:
         request = self.request
-        if request.identity is None or not request.connect:
-            return []
-        unusable = unbindable(request.identity)
+        unusable = unbindable(identity)
         if unusable:
-            raise WrongUse(f"The identity {request.identity.name}: {unusable}")
+            raise WrongUse(f"The identity {identity.name}: {unusable}")
         if request.mode is not Mode.ENHANCED:
             return []
-        findings = preflight(request.identity, resolver, allow_private=request.allow_private)
+        findings = preflight(identity, resolver, allow_private=request.allow_private)
         failed = [finding.say for finding in findings if finding.outcome is Check.FAIL]
         if failed and not request.accepted_risk:
             raise WrongUse(
-                f"The identity {request.identity.name} is not fit to probe from here: {' '.join(failed)} "
+                f"The identity {identity.name} is not fit to probe from here: {' '.join(failed)} "
                 "This machine can give syntax, domain and mail-host answers (--no-connect); RCPT needs a host with "
                 "an open port 25, a PTR record and a HELO name of its own. --accept-identity-risk REASON goes on."
             )
         accepted = f"accepted risk: {request.accepted_risk}" if failed else ""
         private = "private addresses admitted" if request.allow_private else ""
         return [
-            AuditRow(at=time.time(), kind="policy", identity=request.identity.key, note=note)
+            AuditRow(at=time.time(), kind="policy", identity=identity.key, note=note)
             for note in (accepted, private)
             if note
         ]
 
     def _lock(self, job: Job) -> AbstractContextManager[object]:
         request = self.request
-        if request.identity is None or not request.connect:
-            return nullcontext()
-        try:
-            return IdentityLock(
-                request.state.parent, request.identity.key, job=job.id, since=datetime.now(UTC).timestamp()
-            )
-        except HeldByOther as held:
-            raise Held(str(held)) from held
-        except StoreError as error:
-            raise WrongUse(str(error)) from error
+        since = datetime.now(UTC).timestamp()
+        with ExitStack() as taken:  # all of them, or none
+            for identity in request.identities if request.connect else ():
+                try:
+                    taken.enter_context(IdentityLock(request.state.parent, identity.key, job=job.id, since=since))
+                except HeldByOther as held:
+                    raise Held(str(held), identity) from held
+                except StoreError as error:
+                    raise WrongUse(str(error)) from error
+            return taken.pop_all()
 
     def _reloaded(self, policies: PolicySet) -> None:
         """A changed set: into force, and into the audit."""
-        assert self._in_force is not None and self._journal is not None, "the watcher runs while the run does"
-        before = self._in_force.policies.etag
-        lanes = self._in_force.load(policies)
+        assert self._in_force and self._journal is not None, "the watcher runs while the run does"
+        before = self._in_force[0].policies.etag
+        lanes = sum(in_force.load(policies) for in_force in self._in_force)
         note = f"policies reloaded: {before} -> {policies.etag}, {lanes} lanes changed"
-        key = self.request.identity.key if self.request.identity else ""
-        self._journal.audit([AuditRow(time.time(), "policy", identity=key, note=note)]).wait()
+        keys = [identity.key for identity in self.request.identities] or [""]
+        self._journal.audit([AuditRow(time.time(), "policy", identity=key, note=note) for key in keys]).wait()
 
     def _tell(self, journal: Journal, over: Event) -> None:
         """Rows to a pipe as they settle; for a file, the part every 15 minutes. Ends between two writes."""
@@ -318,8 +333,16 @@ class Verification:
         with suppress(StoreError):  # the run tells of it
             while not ended:
                 ended = over.wait(COUNT_EVERY_S)
-                for provider, reason, count in journal.take_settled():
-                    self.metrics.settled(provider, reason, count)
+                self._take_settled(journal)
+
+    def _live(self, run: Run) -> Live:
+        identities = {prober.identity.name: prober.status for prober in run.askers}
+        return Live(run.views(), identities, self._writer.lag_s, max(0, self._left))
+
+    def _take_settled(self, journal: Journal) -> None:
+        for provider, reason, count in journal.take_settled():
+            self.metrics.settled(provider, reason, count)
+            self._left -= count
 
     def _write(self, journal: Journal, *, part: bool) -> None:
         request = self.request

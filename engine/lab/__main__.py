@@ -38,7 +38,9 @@ class World:
         self._memory = Memory(dict(spec.personas))
         self._shipped = spec.personas
         self._log = Log(Path(config["log"]) if config.get("log") else None)
-        self._names = NameServer(Zones(spec.records, spec.faults), config.get("dns_port", 0))
+        self._zones = Zones(spec.records, spec.faults, spec.blocklists)
+        self._lists = spec.blocklists
+        self._names = NameServer(self._zones, config.get("dns_port", 0))
         self._servers = Servers(spec, self._memory, self._log, config.get("smtp_port", 0))
         self._names.start()
         self._servers.start()
@@ -54,13 +56,11 @@ class World:
         """Carry out one order and return its answer."""
         match order.get("do"):
             case "set":
-                name = order["persona"]
-                if name not in self._memory.personas:
-                    raise LabError(f"there is no persona {name!r}")
-                where = f"set {name}"
-                self._memory.personas[name] = self._memory.personas[name].changed(order["values"], where=where)
+                self._set(order["persona"], order["values"])
             case "reset":
                 self._memory.personas = dict(self._shipped)
+                for each in self._lists.values():
+                    self._zones.change(each)
                 self._memory.forget()
             case "forget":
                 self._memory.forget()
@@ -71,6 +71,15 @@ class World:
             case other:
                 raise LabError(f"the lab knows no order {other!r}")
         return {}
+
+    def _set(self, name: str, values: dict[str, Any]) -> None:
+        personas, lists = self._memory.personas, self._zones.blocklists
+        if name in personas:
+            personas[name] = personas[name].changed(values, where=f"set {name}")
+        elif name in lists:
+            self._zones.change(lists[name].changed(values, where=f"set {name}"))
+        else:
+            raise LabError(f"there is no persona {name!r}, and no block list of that name")
 
     def close(self) -> None:
         """Stop serving and write the log."""

@@ -28,7 +28,7 @@ class LabProcess:
     temporary one, False: no log, for benches). Ports are chosen by the lab when 0.
 
     Raises:
-        LabError: the spec is wrong, or a port is taken; also from `set`, for an unknown persona or field.
+        LabError: the spec is wrong, or a port is taken; also from `set`, for an unknown persona, block list or field.
     """
 
     def __init__(
@@ -83,11 +83,12 @@ class LabProcess:
         return addresses(self.spec)
 
     def set(self, persona: str, **values: Any) -> None:
-        """Change fields of a persona (as lab.yaml writes them) from its next command on, in open sessions too."""
+        """Change fields of a persona (as lab.yaml writes them) from its next command on, in open sessions too; or, by
+        the name of its zone, of a block list from its next answer on."""
         self._ask({"do": "set", "persona": persona, "values": values})
 
     def reset(self) -> None:
-        """Personas as the spec has them, and nothing remembered of any client."""
+        """Personas and block lists as the spec has them, and nothing remembered of any client."""
         self._ask({"do": "reset"})
 
     def forget(self) -> None:

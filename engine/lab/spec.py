@@ -1,6 +1,6 @@
 """Reads lab.yaml, or a spec of a test in the same form: personas, hosts, domains, zones and expected verdicts.
 
-1. Shipped personas and `probe.lab` (the identity's own domain) are in every lab; a spec adds to them.
+1. Shipped personas, block lists and `probe.lab` (the identity's own domain) are in every lab; a spec adds to them.
 2. Addresses are given in the order of the file: hosts with the same last two labels share a /24 of 127.20.0.0/16,
    since a verifier takes these for one organisation; generated hosts lie in /24s of their own, 16,384 of them from
    127.64.0.0 on, and beyond that many share them.
@@ -19,13 +19,14 @@ from typing import Any
 import idna
 import yaml
 
+from engine.lab.blocklist import BlockList
 from engine.lab.persona import LabError, Persona
 
 SHIPPED = Path(__file__).with_name("lab.yaml")
 FIRST_GENERATED = int(IPv4Address("127.64.0.1"))
 GENERATED_NETWORKS = 64 * 256
 _SERIES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_KEYS = {"personas", "hosts", "domains", "records", "generate", "expect", "replies"}
+_KEYS = {"personas", "hosts", "domains", "records", "blocklists", "generate", "expect", "replies"}
 _DOMAIN_KEYS = {"persona", "mailboxes", "mx", "a", "cname", "hosts", "records", "faults", "expect"}
 _GENERATE_KEYS = {"domains", "per_domain", "known", "persona", "prefix", "per_host", "expect"}
 
@@ -59,6 +60,7 @@ class Spec:
     domains: dict[str, Domain] = field(default_factory=dict)
     records: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    blocklists: dict[str, BlockList] = field(default_factory=dict)
     expect: list[Expectation] = field(default_factory=list)
 
     def servers(self) -> dict[str, Host]:
@@ -85,6 +87,7 @@ def load(source: Mapping[str, Any] | Path | None = None) -> Spec:
     if given is not shipped:
         builder.personas({}, given.get("personas", {}))
         builder.domains({"probe.lab": shipped["domains"]["probe.lab"]})
+    builder.blocklists({**shipped["blocklists"], **given.get("blocklists", {})})
     builder.hosts(given.get("hosts", {}), where="hosts")
     builder.domains(given.get("domains", {}))
     builder.records(given.get("records", ()) if given is shipped else [*shipped["records"], *given.get("records", ())])
@@ -127,6 +130,10 @@ class _Builder:
         for name, values in entries.items():
             persona = Persona(name, replies=self._default.replies)
             self.spec.personas[name] = persona.changed(values or {}, where=f"personas.{name}")
+
+    def blocklists(self, entries: Mapping[str, Any]) -> None:
+        for zone, values in entries.items():
+            self.spec.blocklists[zone] = BlockList(zone).changed(values or {}, where=f"blocklists.{zone}")
 
     def hosts(self, entries: Mapping[str, Any], *, where: str) -> None:
         for name, value in entries.items():

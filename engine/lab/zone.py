@@ -1,9 +1,10 @@
 """The lab's zones: a query's bytes in, the answer's bytes out, for a name server that also plays the resolver.
 
-1. The lab answers for `lab.` and the reverse names of its own addresses; everything else is REFUSED: a lab knows no
-   other domain and must not say that one does not exist.
+1. The lab answers for `lab.`, the reverse names of its own addresses, and `invalid.`, which nobody has (RFC 6761
+   section 6.4); everything else is REFUSED: a lab knows no other domain and must not say that one does not exist.
 2. An answer's sections are made once a name and type, at the first query, and kept; a query then costs a header.
-3. CNAMEs are followed as a resolver does; an MX answer brings the addresses of its hosts in the additional section.
+3. A block list's zone answers as the list's manner has it; `change` forgets what was kept of it.
+4. CNAMEs are followed as a resolver does; an MX answer brings the addresses of its hosts in the additional section.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import dns.name
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
+
+from engine.lab.blocklist import BlockList
 
 TTL_S = 300
 PLAIN_UDP = 512  # bytes of an answer to a query without EDNS (RFC 1035 section 4.2.1)
@@ -31,14 +34,25 @@ Sections = tuple[int, int, bytes, int, bytes, int, bytes]  # rcode, then count a
 class Zones:
     """Answers queries from `records` (name -> type -> rdata texts); `faults`: name -> servfail, refused or silent."""
 
-    def __init__(self, records: Mapping[str, Mapping[str, Sequence[str]]], faults: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        records: Mapping[str, Mapping[str, Sequence[str]]],
+        faults: Mapping[str, str],
+        blocklists: Mapping[str, BlockList] | None = None,
+    ) -> None:
         self._records = records
         self._faults = faults
+        self.blocklists = dict(blocklists or {})
         self._names = {"lab"}
         for name in records:
             labels = name.split(".")
             self._names.update(".".join(labels[index:]) for index in range(len(labels)))
-        self._made: dict[tuple[str, int], Sections] = {}
+        self._made: dict[tuple[str, int], Sections | None] = {}
+
+    def change(self, blocklist: BlockList) -> None:
+        """Serve a block list so from now on."""
+        self.blocklists[blocklist.zone] = blocklist
+        self._made.clear()
 
     def answer(self, query: bytes, *, tcp: bool = False) -> bytes | None:
         """The answer to one query; None where the lab stays silent, or the bytes are no query."""
@@ -55,7 +69,10 @@ class Zones:
         if self._faults.get(name) == "silent":
             return None
         size = _payload(query, end) if extra else 0
-        code, an_count, an, ns_count, ns, ar_count, ar = self._sections(name, kind)
+        sections = self._sections(name, kind)
+        if sections is None:
+            return None
+        code, an_count, an, ns_count, ns, ar_count, ar = sections
         head = _QR | _AA | _RA | (flags & _RD) | code
         limit = 65535 if tcp else max(PLAIN_UDP, size)
         opt = _OPT if size else b""
@@ -67,11 +84,22 @@ class Zones:
         header = struct.pack("!6H", ident, head, 1, an_count, ns_count, ar_count + (1 if opt else 0))
         return b"".join((header, query[12:end], an, ns, ar, opt))
 
-    def _sections(self, name: str, kind: int) -> Sections:
-        made = self._made.get((name, kind))
-        if made is None:
-            made = self._made[name, kind] = self._make(name, kind)
-        return made
+    def _sections(self, name: str, kind: int) -> Sections | None:
+        try:
+            return self._made[name, kind]
+        except KeyError:
+            blocklist = next((each for each in self.blocklists.values() if each.owns(name)), None)
+            made = self._made[name, kind] = self._listed(blocklist, name, kind) if blocklist else self._make(name, kind)
+            return made
+
+    def _listed(self, blocklist: BlockList, name: str, kind: int) -> Sections | None:
+        if blocklist.fault:
+            return None if blocklist.fault == "silent" else (_FAULTS[blocklist.fault], 0, b"", 0, b"", 0, b"")
+        kind_name = dns.rdatatype.to_text(dns.rdatatype.RdataType.make(kind))
+        known, texts = blocklist.answer(name, kind_name)
+        answer = b"".join(_record(name, name, kind_name, text) for text in texts)
+        authority = b"" if texts else _record("lab", name, "SOA", _SOA)
+        return _NOERROR if known else _NXDOMAIN, len(texts), answer, int(not texts), authority, 0, b""
 
     def _make(self, name: str, kind: int) -> Sections:
         kind_name = dns.rdatatype.to_text(dns.rdatatype.RdataType.make(kind))
@@ -106,7 +134,7 @@ class Zones:
 
 
 def _ours(name: str) -> bool:
-    return name == "lab" or name.endswith((".lab", ".127.in-addr.arpa"))
+    return name == "lab" or name.endswith((".lab", ".invalid", ".127.in-addr.arpa"))
 
 
 def _record(owner: str, asked: str, kind: str, text: str) -> bytes:

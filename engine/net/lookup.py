@@ -60,6 +60,11 @@ class Lookup:
         self._flights: dict[tuple[str, int], AsyncResult] = {}
         self._record = record
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The name servers that are asked, as "host:port"."""
+        return tuple(self._first.servers)
+
     def ask(self, name: str, kind: int) -> Answer:
         """The answer for a name (lower case, no trailing dot), aliases followed; never `ALIAS`."""
         seen, hops, until = {name}, 0, float("inf")

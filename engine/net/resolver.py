@@ -62,6 +62,11 @@ class Resolver:
         self._ipv6 = ipv6
         self._clock = clock
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The name servers that are asked, as "host:port"."""
+        return self._lookup.servers
+
     def route(self, domain: str) -> Route:
         """Where the mail of `domain` (A-labels, lower case) goes. It holds for `ttl_s`."""
         answer = self._lookup.ask(domain, MX)

@@ -1,7 +1,8 @@
 """The files of the store: made, recognised and opened. Errors say which file, why and what to do.
 
 1. A file is mode 0600 from its first byte on, and its -wal and -shm with it.
-2. A file that is not ours, or of another version, is refused before anything in it is changed.
+2. A file that is not ours, or of another version, is refused before anything in it is changed. One of an older version
+   for which there are upgrades is brought up, all at once or not at all.
 3. These functions run on the writer's thread, or in a command line that has no greenlets.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,15 +42,18 @@ class StoreError(Exception):
         return f"{self.path}: {self.problem}: {self.remedy}."
 
 
-def open_database(path: Path, schema: str, kind: str, version: int | None, create: bool) -> sqlite3.Connection:
+def open_database(
+    path: Path, schema: str, kind: str, version: int | None, create: bool, upgrades: Sequence[str] = ()
+) -> sqlite3.Connection:
     """See `Writer.open`. The connection commits by itself outside explicit transactions."""
+    versions = None if version is None else range(version - len(upgrades), version + 1)
     _make_file(path, create=create)
     try:
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, cached_statements=256)
     except sqlite3.Error as error:
         raise store_error(path, error) from error
     try:
-        fresh = _check(connection, path, kind, version)
+        found = _check(connection, path, kind, versions)
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         _switch_to_wal(connection)
@@ -57,13 +61,14 @@ def open_database(path: Path, schema: str, kind: str, version: int | None, creat
         connection.execute("PRAGMA secure_delete=ON")  # an erased address must not live on in a free page
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}")
-        if fresh:
+        if found is None or (version is not None and found < version):
             connection.execute("BEGIN IMMEDIATE")
-            if _check(connection, path, kind, version):  # another process may have been faster
-                for statement in _statements(schema):
+            found = _check(connection, path, kind, versions)  # another process may have been faster
+            for script in (schema, *upgrades) if found is None else upgrades[len(upgrades) - (version or 0) + found :]:
+                for statement in _statements(script):
                     connection.execute(statement)
-                connection.execute(f"PRAGMA application_id={_application_id(kind)}")
-                connection.execute(f"PRAGMA user_version={version or 0}")
+            connection.execute(f"PRAGMA application_id={_application_id(kind)}")
+            connection.execute(f"PRAGMA user_version={version or 0}")
             connection.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:
         connection.close()
@@ -82,7 +87,7 @@ def open_read_only(path: Path, kind: str) -> Iterator[sqlite3.Connection]:
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
         connection.isolation_level = None
-        if _check(connection, path, kind, None):
+        if _check(connection, path, kind, None) is None:
             raise StoreError(path, f"is empty and no {kind}", "name another file")
         yield connection
     except sqlite3.Error as error:
@@ -106,19 +111,19 @@ def _make_file(path: Path, *, create: bool) -> None:
         raise store_error(path, error) from error
 
 
-def _check(connection: sqlite3.Connection, path: Path, kind: str, version: int | None) -> bool:
-    """Whether the file is new. Raises StoreError when it is somebody else's, or of another version."""
+def _check(connection: sqlite3.Connection, path: Path, kind: str, versions: range | None) -> int | None:
+    """The version of the file; None: it is new. Raises StoreError when it is somebody else's, or of another version."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not (application or found or tables):
-        return True
+        return None
     if application != _application_id(kind):
         raise StoreError(path, f"is a SQLite file, but no {kind} of this engine", "name another file")
-    if version is not None and found != version:
+    if versions is not None and found not in versions:
         remedy = "use the engine that wrote it, or name another file"
-        raise StoreError(path, f"has the {kind} format {found}, and this engine writes {version}", remedy)
-    return False
+        raise StoreError(path, f"has the {kind} format {found}, and this engine writes {versions[-1]}", remedy)
+    return int(found)
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 from engine.core.result import MAX_TEXT
 from engine.store import audit
 
+VERSION = 2  # of these tables; 2 has sites by identity
 NEW, WAITING, PROVISIONAL, SETTLED, ENDED = range(5)
 
 ROLE, DISPOSABLE, FREE, TAGGED = 1, 2, 4, 8  # bits of `flags`
@@ -30,7 +32,8 @@ CREATE TABLE domains (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, site_id INTEGER, routed INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE sites (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, policy TEXT NOT NULL, hosts TEXT NOT NULL
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, identity TEXT NOT NULL, lane TEXT NOT NULL, policy TEXT NOT NULL,
+    hosts TEXT NOT NULL, UNIQUE (key, identity)
 );
 CREATE TABLE addresses (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, local TEXT NOT NULL, domain_id INTEGER, site_id INTEGER,
@@ -85,6 +88,7 @@ class Routed:
 
     domain_id: int
     site_key: str = ""
+    identity: str = ""  # who asks there, by its public address
     lane: str = ""
     policy: str = ""
     hosts: str = "[]"
@@ -120,6 +124,7 @@ class Site:
 
     id: int
     key: str
+    identity: str
     lane: str
     policy: str
     hosts: str
@@ -149,16 +154,22 @@ class Outcome:
 
 
 def narrowed(
-    *, site_id: int | None = None, domain_id: int | None = None, lane: str | None = None
+    *,
+    site_id: int | None = None,
+    domain_id: int | None = None,
+    lane: str | None = None,
+    identity: str | None = None,
 ) -> tuple[str, tuple[Any, ...]]:
-    """What narrows an update to a site, a domain or a lane."""
+    """What narrows an update to a site, a domain, a lane of an identity, or all of an identity."""
     if site_id is not None:
         return " AND site_id = ?", (site_id,)
     if domain_id is not None:
         return " AND domain_id = ?", (domain_id,)
-    if lane is not None:
-        return " AND site_id IN (SELECT id FROM sites WHERE lane = ?)", (lane,)
-    return "", ()
+    named = {name: value for name, value in (("lane", lane), ("identity", identity)) if value is not None}
+    if not named:
+        return "", ()
+    chosen = " AND ".join(f"{name} = ?" for name in named)
+    return f" AND site_id IN (SELECT id FROM sites WHERE {chosen})", tuple(named.values())  # noqa: S608 - our own words
 
 
 def do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
@@ -193,10 +204,12 @@ def do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
         site_id = None
         if one.site_key:
             conn.execute(
-                "INSERT OR IGNORE INTO sites (key, lane, policy, hosts) VALUES (?, ?, ?, ?)",
-                (one.site_key, one.lane, one.policy, one.hosts),
+                "INSERT OR IGNORE INTO sites (key, identity, lane, policy, hosts) VALUES (?, ?, ?, ?, ?)",
+                (one.site_key, one.identity, one.lane, one.policy, one.hosts),
             )
-            (site_id,) = conn.execute("SELECT id FROM sites WHERE key = ?", (one.site_key,)).fetchone()
+            (site_id,) = conn.execute(
+                "SELECT id FROM sites WHERE key = ? AND identity = ?", (one.site_key, one.identity)
+            ).fetchone()
         conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
         if one.reason:
             conn.execute(
@@ -220,7 +233,7 @@ _WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a
                      a.tempfail_steps, a.reconnects, a.first_at, a.reason
               FROM addresses a JOIN domains d ON d.id = a.domain_id
               WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
-_OPEN_SITES = """SELECT id, key, lane, policy, hosts FROM sites s WHERE id > ? AND EXISTS
+_OPEN_SITES = """SELECT id, key, identity, lane, policy, hosts FROM sites s WHERE id > ? AND identity = ? AND EXISTS
                  (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
 _DISTRUSTED = "SELECT EXISTS (SELECT 1 FROM addresses WHERE site_id = ? AND state = 3 AND reason = 'refusals_suspect')"
 _PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text, a.local
@@ -232,9 +245,32 @@ def do_waiting(site_id: int, after: int, limit: int, conn: sqlite3.Connection) -
     return [Pending(*row) for row in conn.execute(_WAITING, (site_id, after, limit))]
 
 
-def do_load(after: int, limit: int, share: int, conn: sqlite3.Connection) -> list[Load]:
+def do_untouched(identity: str, refusals: Sequence[str], conn: sqlite3.Connection) -> list[Site]:
+    query = """SELECT id, key, identity, lane, policy, hosts FROM sites s WHERE identity = ? AND EXISTS
+                   (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state = 1 AND a.attempts = 0)
+               AND NOT EXISTS (SELECT 1 FROM addresses a WHERE a.site_id = s.id
+                   AND a.reason IN (SELECT value FROM json_each(?))) ORDER BY id"""
+    return [Site(*row) for row in conn.execute(query, (identity, json.dumps(list(refusals))))]
+
+
+def do_hand_over(moves: Sequence[tuple[Site, str]], conn: sqlite3.Connection) -> int:
+    moved = 0
+    for site, identity in moves:
+        done = conn.execute(
+            "INSERT OR IGNORE INTO sites (key, identity, lane, policy, hosts) VALUES (?, ?, ?, ?, ?)",
+            (site.key, identity, site.lane, site.policy, site.hosts),
+        )
+        if done.rowcount:  # else it has them from before, and is at work there
+            moved += conn.execute(
+                f"UPDATE addresses SET site_id = ? WHERE site_id = ? AND state = {WAITING} AND attempts = 0",  # noqa: S608
+                (done.lastrowid, site.id),
+            ).rowcount
+    return moved
+
+
+def do_load(identity: str, after: int, limit: int, share: int, conn: sqlite3.Connection) -> list[Load]:
     loads = []
-    for row in conn.execute(_OPEN_SITES, (after, limit)).fetchall():
+    for row in conn.execute(_OPEN_SITES, (after, identity, limit)).fetchall():
         site = Site(*row)
         unconfirmed: dict[int, str] = {}
         unbacked = []

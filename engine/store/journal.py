@@ -22,6 +22,7 @@ from engine.store.job_tables import (
     SCHEMA,
     SETTLED,
     TALLY,
+    VERSION,
     WAITING,
     Load,
     NewRow,
@@ -30,11 +31,13 @@ from engine.store.job_tables import (
     Routed,
     Site,
     do_add_rows,
+    do_hand_over,
     do_load,
     do_record,
     do_route,
     do_settle_site,
     do_take_settled,
+    do_untouched,
     do_waiting,
     narrowed,
 )
@@ -48,7 +51,7 @@ class Journal:
         self.path = path
         self.consent = ""  # the job's consent reference: it is in each audit row
         self._writer = writer
-        self._db: Database = writer.open(path, SCHEMA)
+        self._db: Database = writer.open(path, SCHEMA, version=VERSION)
 
     # --- the job ----------------------------------------------------------------------------------------------
 
@@ -101,9 +104,17 @@ class Journal:
 
     # --- work -------------------------------------------------------------------------------------------------
 
-    def load(self, after: int, limit: int, share: int) -> list[Load]:
-        """The next sites by id that have open addresses, each with up to `share` addresses that wait."""
-        return self._writer.read(self._db, partial(do_load, after, limit, share))
+    def load(self, identity: str, after: int, limit: int, share: int) -> list[Load]:
+        """An identity's next sites by id that have open addresses, each with up to `share` addresses that wait."""
+        return self._writer.read(self._db, partial(do_load, identity, after, limit, share))
+
+    def untouched(self, identity: str, refusals: Sequence[str]) -> list[Site]:
+        """An identity's sites that have addresses which were never asked, and that gave it none of these reasons."""
+        return self._writer.read(self._db, partial(do_untouched, identity, refusals))
+
+    def hand_over(self, moves: Sequence[tuple[Site, str]]) -> int:
+        """Let another identity (by its public address) ask what was never asked at a site; says how many addresses."""
+        return self._writer.call(partial(do_hand_over, moves), self._db)
 
     def waiting(self, site_id: int, after: int, limit: int) -> list[Pending]:
         """Addresses of a site that wait, by id after `after`."""
@@ -121,14 +132,19 @@ class Journal:
 
         return self._writer.read(self._db, do)
 
-    def last_sites(self, limit: int) -> list[tuple[str, bool]]:
-        """(site key, whether its last answer was an unbacked refusal) of the sites that answered last, oldest first."""
+    def last_sites(self, limit: int, identity: str) -> list[tuple[str, bool]]:
+        """(site key, whether its last answer was an unbacked refusal) of the sites that answered an identity last.
+
+        Oldest first.
+        """
         query = """SELECT s.key, a.reason IN ('rcpt_rejected', 'refusals_suspect'), MAX(a.checked_at) FROM addresses a
                    JOIN sites s ON s.id = a.site_id WHERE a.stage = 'rcpt' AND a.code IS NOT NULL
-                   GROUP BY a.site_id ORDER BY 3 DESC LIMIT ?"""
+                   AND s.identity = ? GROUP BY a.site_id ORDER BY 3 DESC LIMIT ?"""
+
+        values = (identity, limit)
 
         def do(conn: sqlite3.Connection) -> list[tuple[str, bool]]:
-            return [(key, bool(unbacked)) for key, unbacked, _ in reversed(conn.execute(query, (limit,)).fetchall())]
+            return [(key, bool(unbacked)) for key, unbacked, _ in reversed(conn.execute(query, values).fetchall())]
 
         return self._writer.read(self._db, do)
 
@@ -149,11 +165,16 @@ class Journal:
         return self._writer.enqueue(self._db, lambda c: c.execute(query, (site_id,)).rowcount)
 
     def settle_refused(
-        self, reason: str = "rcpt_rejected", *, site_id: int | None = None, lane: str | None = None
+        self,
+        reason: str = "rcpt_rejected",
+        *,
+        site_id: int | None = None,
+        lane: str | None = None,
+        identity: str | None = None,
     ) -> Ticket[int]:
-        """Unbacked refusals of a site, a lane, or of all stand, or become `refusals_suspect`."""
+        """Unbacked refusals of a site, a lane, an identity, or of all stand, or become `refusals_suspect`."""
         query = "UPDATE addresses SET state = 3, reason = ? WHERE state = 2 AND reason = 'rcpt_rejected'"
-        where, value = narrowed(site_id=site_id, lane=lane)
+        where, value = narrowed(site_id=site_id, lane=lane, identity=identity)
         return self._writer.enqueue(self._db, lambda c: c.execute(query + where, (reason, *value)).rowcount)
 
     def settle_unasked(self, domain_id: int, reason: str, detail: str, catch_all: str, at: str) -> Ticket[int]:
@@ -163,26 +184,38 @@ class Journal:
         values = (reason, detail, catch_all, at, domain_id)
         return self._writer.enqueue(self._db, lambda c: c.execute(query, values).rowcount)
 
-    def settle_policy(self, policy: str, reason: str, detail: str, at: str, busy: Sequence[str] = ()) -> Ticket[int]:
-        """What waits at sites of a policy that is not asked any more gets this verdict; not yet in `busy` lanes."""
+    def settle_policy(
+        self, policy: str, reason: str, detail: str, at: str, busy: Sequence[str] = (), *, identity: str
+    ) -> Ticket[int]:
+        """What waits for an identity under a policy that it asks no more gets this verdict; not yet in `busy` lanes."""
         query = """UPDATE addresses SET state = 3, reason = ?, detail = ?, checked_at = ?, stage = 'hosts'
-                   WHERE state = 1 AND site_id IN (SELECT id FROM sites WHERE policy = ? AND lane NOT IN
-                       (SELECT value FROM json_each(?)))"""
-        values = (reason, detail, at, policy, json.dumps(list(busy)))
+                   WHERE state = 1 AND site_id IN (SELECT id FROM sites WHERE policy = ? AND identity = ?
+                       AND lane NOT IN (SELECT value FROM json_each(?)))"""
+        values = (reason, detail, at, policy, identity, json.dumps(list(busy)))
         return self._writer.enqueue(self._db, lambda c: c.execute(query, values).rowcount)
 
     def settle_site(self, site_id: int, columns: dict[str, Any]) -> Ticket[int]:
         """Standard mode: what one connection to a site said holds for each address that waits there."""
         return self._writer.enqueue(self._db, partial(do_settle_site, site_id, columns))
 
-    def end(self, reason: str, at: str, *, domain_id: int | None = None, lane: str | None = None) -> Ticket[int]:
-        """End what is open (everywhere, at one domain, in one lane) without a verdict; `reopen` takes it up again.
+    def end(
+        self,
+        reason: str,
+        at: str,
+        *,
+        domain_id: int | None = None,
+        lane: str | None = None,
+        identity: str | None = None,
+    ) -> Ticket[int]:
+        """End what is open (everywhere, at one domain, in a lane, of an identity) without a verdict.
+
+        `reopen` takes it up again.
 
         Where an address was itself refused before, its own reason says more than the ending's, and stays. What was
         provisional becomes no verdict either: its evidence never came.
         """
-        where, value = narrowed(domain_id=domain_id, lane=lane)
-        own = "''" if not value else "reason"
+        where, value = narrowed(domain_id=domain_id, lane=lane, identity=identity)
+        own = "reason" if domain_id is not None or lane is not None else "''"
         waiting = f"""UPDATE addresses SET state = {ENDED}, reason = CASE {own} WHEN '' THEN ? ELSE reason END,
                              checked_at = CASE checked_at WHEN '' THEN ? ELSE checked_at END
                       WHERE state IN ({NEW}, {WAITING}) {where}"""  # noqa: S608 - our own words
@@ -252,7 +285,7 @@ class Journal:
 
     def site(self, site_id: int) -> Site:
         """A site by its id."""
-        query = "SELECT id, key, lane, policy, hosts FROM sites WHERE id = ?"
+        query = "SELECT id, key, identity, lane, policy, hosts FROM sites WHERE id = ?"
         return self._writer.read(self._db, lambda c: Site(*c.execute(query, (site_id,)).fetchone()))
 
     def reroute(self, domain: str) -> None:
@@ -273,12 +306,16 @@ class Journal:
             self._db, lambda c: {name: (addresses, sites) for name, addresses, sites in c.execute(query)}
         )
 
-    def waiting_domains(self, limit: int) -> list[tuple[str, str, str, str, int]]:
-        """(domain, site, lane, policy, addresses that wait) of at most `limit` domains: what is simulated."""
-        query = """SELECT d.name, s.key, s.lane, s.policy, COUNT(*)
+    def waiting_domains(self, limit: int) -> list[tuple[str, Site, int]]:
+        """(domain, site, addresses that wait) of at most `limit` domains: what is simulated."""
+        query = """SELECT d.name, COUNT(*), s.id, s.key, s.identity, s.lane, s.policy, s.hosts
                    FROM addresses a JOIN domains d ON d.id = a.domain_id JOIN sites s ON s.id = a.site_id
                    WHERE a.state = 1 GROUP BY d.id LIMIT ?"""
-        return self._writer.read(self._db, lambda c: c.execute(query, (limit,)).fetchall())
+
+        def do(conn: sqlite3.Connection) -> list[tuple[str, Site, int]]:
+            return [(name, Site(*site), count) for name, count, *site in conn.execute(query, (limit,))]
+
+        return self._writer.read(self._db, do)
 
     def count_settled(self) -> None:
         """From now on note each address that is settled, until `take_settled` asks."""

@@ -16,12 +16,14 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from engine.store import reputation
 from engine.store.audit import Head
 from engine.store.database import store_error
-from engine.store.writer import Ticket, Writer
+from engine.store.writer import Function, Ticket, Writer
 
+_T = TypeVar("_T")
 KIND = "identity state"
 FORGET_SPENT_S = 25 * 3600.0  # the longest window is a day; an hour more for clocks that were set
 FORGET_FACTS_S = 30 * 86400.0  # an expired fact is of no use; kept a while for those who look into the file
@@ -57,10 +59,19 @@ CREATE TABLE events (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, at REAL NOT NUL
 CREATE TABLE heads (job TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
 """
 
+UPGRADES = (  # each made a file of the version before it into the next
+    reputation.SCHEMA,
+    """
+DROP INDEX orders_standing;
+CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset', 'identity');
+""",
+)
+
 REFUSES, ACCEPTS, INCONCLUSIVE = "refuses", "accepts", "inconclusive"
 CONTROL, LISTED_REFUSAL = "control", "listed_refusal"
-LIMIT, RESET = "lane limit", "lane reset"
-_STANDING = f"kind IN ('{LIMIT}', '{RESET}')"  # orders that hold for every process, until their time is over
+LIMIT, RESET, IDENTITY = "lane limit", "lane reset", "identity"
+# Orders that hold for every process, until their time is over.
+_STANDING = f"kind IN ('{LIMIT}', '{RESET}', '{IDENTITY}')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +105,8 @@ class Grant:
 class Order:
     """An order to the engine that holds `identity`; nobody takes it after `until`, and None is no limit.
 
-    A standing order (LIMIT, RESET) is taken by nobody: each engine reads and obeys it. There `identity` is a name or
-    public address, and empty for all; `answer` is of the engine that obeyed last.
+    A standing order (LIMIT, RESET, IDENTITY) is taken by nobody: each engine reads and obeys it. There `identity` is a
+    name or public address, and empty for all; `answer` is of the engine that obeyed last.
     """
 
     id: int
@@ -146,7 +157,9 @@ class State:
         self.path = path
         self.folder = path.parent
         self._writer = writer
-        self._db = writer.open(path, SCHEMA, kind=KIND, trails=True)
+        self._db = writer.open(
+            path, SCHEMA, kind=KIND, version=1 + len(UPGRADES), upgrades=UPGRADES, trails=True
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<State {self.path}>"
@@ -159,6 +172,16 @@ class State:
             return bytes(conn.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()[0])
 
         return self._writer.call(do, self._db)
+
+    # --- for the tables that stand in a file of their own -------------------------------------------------------
+
+    def enqueue(self, do: Function[_T]) -> Ticket[_T]:
+        """Run a function of the store on the writer's thread, in its next transaction."""
+        return self._writer.enqueue(self._db, do)
+
+    def read(self, do: Function[_T]) -> _T:
+        """Run a function that only reads, and wait for what it gives."""
+        return self._writer.read(self._db, do)
 
     # --- facts and controls -----------------------------------------------------------------------------------
 
@@ -341,7 +364,7 @@ class State:
         return self._writer.call(take, self._db) if self._writer.read(self._db, look) else []
 
     def standing_orders(self, now: float) -> list[Order]:
-        """The limits of lanes whose time is not over, and what lifts them, oldest first. Reading takes nothing."""
+        """Limits of lanes and orders about identities whose time is not over, and what lifts them, oldest first."""
         return self._writer.read(self._db, lambda conn: read_standing_orders(conn, now))
 
     def answer_order(self, order_id: int, answer: Mapping[str, Any], now: float) -> Ticket[None]:

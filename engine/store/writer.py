@@ -147,16 +147,19 @@ class Writer:
         *,
         kind: str = JOURNAL,
         version: int | None = 1,
+        upgrades: Sequence[str] = (),
         trails: bool = False,
         create: bool = True,
     ) -> Database:
         """Open a database, made with `schema` (mode 0600, WAL) where there is none and `create` allows it.
 
-        `kind` and `version` are written into the file and must be the same later; `version` None takes any.
+        `kind` and `version` are written into the file and must be the same later; `version` None takes any. `upgrades`
+        are schemas too, each of which led to the next version up to this one: a new file gets all of them, an older one
+        those that it lacks.
         `trails`: see rule 3. Raises StoreError, without changing a file that is not ours.
         """
         self._refuse_when_closed()
-        opened = self._pool.apply(_open, (path, schema, kind, version, create))
+        opened = self._pool.apply(_open, (path, schema, kind, version, create, upgrades))
         if isinstance(opened, StoreError):
             raise opened
         database = Database(path, opened, trails=trails)
@@ -242,9 +245,11 @@ class Writer:
 # ---- from here on: the native thread (rule 1)
 
 
-def _open(path: Path, schema: str, kind: str, version: int | None, create: bool) -> sqlite3.Connection | StoreError:
+def _open(
+    path: Path, schema: str, kind: str, version: int | None, create: bool, upgrades: Sequence[str]
+) -> sqlite3.Connection | StoreError:
     try:
-        return open_database(path, schema, kind, version, create)
+        return open_database(path, schema, kind, version, create, upgrades)
     except StoreError as error:
         return error  # raised on the hub: what a pool's thread raises, gevent prints as a traceback
 

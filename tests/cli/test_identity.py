@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli.identity import identity
-from engine.identity_file import find_identity
+from engine.identity_file import find_identities
 from engine.settings import load_configuration
 
 FLAGS = ["--helo", "probe1.example.net", "--mail-from", "probe@example.net", "--public-ip", "93.184.216.34"]
@@ -30,7 +30,7 @@ def test_init_writes_an_identity_that_can_be_read(init):
     result, path = init(*FLAGS, "--bind", "10.0.0.2", "--pool", "outlook-safe")
     assert result.exit_code == 0, result.output
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    made = find_identity(load_configuration(path, {}))
+    (made,) = find_identities(load_configuration(path, {}))
     assert (made.helo_name, made.bind_v4, made.pool_tags) == ("probe1.example.net", "10.0.0.2", {"outlook-safe"})
     for record in (
         "probe1.example.net. A 93.184.216.34",

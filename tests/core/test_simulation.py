@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from engine.core.ceiling import ceilings
 from engine.core.grammar import Range, Rate
+from engine.core.identity import Identity, Limits
 from engine.core.policy import Control, Ladders, Policy, Recipients, Refusals, Sessions
 from engine.core.simulation import Assumed, Course, Mail, Simulation
 from engine.flow.policies import load_policies
@@ -199,9 +200,10 @@ def realistic(policies) -> list[Mail]:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_ten_thousand_addresses_end_within_a_day_under_the_shipped_policies(seed):
     """8 % refused, 3 % failing, 5 % of the small domains greylisting: done in 24 hours, nine in ten answered."""
-    listed = realistic(load_policies())
+    policies, asker = load_policies(), Identity("node-1", "", "", public_v4="192.0.2.9")
+    listed = [replace(each, identity=asker.key) for each in realistic(policies)]
     assert sum(each.addresses for each in listed) == 10_000
-    courses = play(listed, Assumed(0.08, 0.03, 0.05), seed)
+    courses = play(listed, Assumed(0.08, 0.03, 0.05), seed, policies=policies, identities=[asker])
     assert max(course.seconds for course in courses.values()) < 24 * HOUR_S
     assert sum(course.answered for course in courses.values()) >= 0.9 * 10_000
     hours: dict[str, float] = defaultdict(float)
@@ -219,3 +221,33 @@ def test_five_hundred_domains_on_one_web_host_take_more_than_a_day():
     assert 24 < course.seconds / HOUR_S < 48
     known = [replace(each, refuses=True) for each in crowd]
     assert play(known, Assumed())["[192.0.2.1]"].seconds / HOUR_S < 12
+
+
+# --- limits above the lanes -----------------------------------------------------------------------------------------
+
+
+def test_an_identity_s_limits_slow_all_its_lanes_and_nobody_else_s():
+    """120 sites, one session each: 60 sessions a minute for one identity, all at once for another."""
+    slow = Identity("slow", "", "", public_v4="192.0.2.1", limits=Limits(Range(Rate(60, 60.0), Rate(60, 60.0)), None))
+    free = Identity("free", "", "", public_v4="192.0.2.2", limits=Limits(None, None))
+    sites = [mail(1, policy(), domain=f"d{n}.example", site=f"s{n}") for n in range(120)]
+    listed = [replace(each, identity=who.key, refuses=True) for each in sites for who in (slow, free)]
+    courses = play(listed, NOBODY, identities=[slow, free])
+    assert len(courses) == 240
+    took = {who: max(course.seconds for key, course in courses.items() if key.startswith(who)) for who in
+            (slow.key, free.key)}  # fmt: skip
+    assert took[free.key] < 30
+    assert 60 < took[slow.key] < 90
+    last = max(courses.values(), key=lambda course: course.seconds)
+    assert last.binding == "limits.sessions"
+
+
+def test_sites_at_one_address_share_its_limits():
+    """Ten sites whose first host is one: the address takes as long as one site with all of it would."""
+    policies = load_policies()
+    hosts = (("mx.example", ("192.0.2.7",)),)
+    sites = [mail(2, policies.default, domain=f"d{n}.example", site=f"s{n}") for n in range(10)]
+    apart = play(sites, NOBODY, policies=policies)
+    shared = play([replace(each, hosts=hosts) for each in sites], NOBODY, policies=policies)
+    longest = [max(course.seconds for course in courses.values()) for courses in (apart, shared)]
+    assert longest[1] > 5 * longest[0]

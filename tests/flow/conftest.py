@@ -180,9 +180,11 @@ class Verify:
             found = policy_set or _policies(self._layers(policies or {}))
             given: dict[str, Any] = {
                 "intake": intake, "mode": mode, "policies": found, "journal": journal,
-                "state": state, "output": out, "identity": load_identity(LAB / "identity.yaml")[0], "consent": CONSENT,
+                "state": state, "output": out, "identities": load_identity(LAB / "identity.yaml"), "consent": CONSENT,
                 "dns": (lab.dns,), "smtp_port": lab.smtp_port, "allow_private": True,
             }  # fmt: skip
+            if "identity" in changes:
+                changes["identities"] = tuple(filter(None, [changes.pop("identity")]))
             with Verification(Request(**(given | changes))) as verification:
                 done = _within_the_limit(verification, stop_when)
         log = Log([row for row in lab.log() if row["t"] >= since])

@@ -33,7 +33,7 @@ def surveyed(tmp_path: Path) -> Iterator[tuple[Journal, State]]:
             policy = SITES[name][0]
             key = "aspmx.l.google.com" if policy == "gmail" else "[192.0.2.1]"
             lane = policy if policy == "gmail" else key
-            found.append(Routed(domain_id, key, lane, policy, "[]"))
+            found.append(Routed(domain_id, key, "", lane, policy, "[]"))
         journal.route(found)
         yield journal, State(writer, tmp_path / "state.db")
 

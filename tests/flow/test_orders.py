@@ -53,7 +53,7 @@ def holder(tmp_path: Path):
     with LabProcess(SPEC) as lab, open_intake(listed) as intake:
         request = Request(
             intake=intake, mode=Mode.ENHANCED, policies=load_policies([SHIPPED.parent / "policies", policy]),
-            journal=tmp_path / "out.journal", state=tmp_path / "state" / "state.db", identity=IDENTITY,
+            journal=tmp_path / "out.journal", state=tmp_path / "state" / "state.db", identities=(IDENTITY,),
             consent=CONSENT, dns=[lab.dns], smtp_port=lab.smtp_port, allow_private=True, accepted_risk="a test",
         )  # fmt: skip
         with Verification(request) as verification:

@@ -14,6 +14,8 @@ import dns.rrset
 import pytest
 
 from engine.core.identity import Identity
+from engine.core.listing import Check as ListCheck
+from engine.core.listing import Listing, Severity, Status
 from engine.flow.preflight import Check, preflight
 from engine.net.resolver import Resolver
 
@@ -165,3 +167,31 @@ def test_a_private_source_is_for_test_networks(resolver):
     found = {finding.check: finding for finding in preflight(GOOD, resolver)}
     assert found["public_address"].outcome is Check.FAIL
     assert "bind_address" in found["public_address"].say
+
+
+# --- block lists
+
+
+def check(status: Status, *listings: tuple[str, Severity], reliable: bool = True) -> ListCheck:
+    found = tuple(Listing(name, "127.0.0.2", severity, "seen sending spam") for name, severity in listings)
+    return ListCheck("127.1.0.1", "zen", status, 0.0, found, reliable=reliable)
+
+
+@pytest.mark.parametrize(
+    ("checks", "outcomes"),
+    [
+        ([check(Status.CLEAN)], [Check.PASS]),
+        ([check(Status.LISTED, ("sbl", Severity.CRITICAL))], [Check.FAIL]),
+        ([check(Status.LISTED, ("pbl", Severity.INFO))], [Check.FAIL]),
+        ([check(Status.LISTED, ("css", Severity.HIGH))], [Check.PASS]),
+        ([check(Status.LISTED, ("sbl", Severity.CRITICAL), reliable=False)], [Check.UNKNOWN]),
+        ([check(Status.CLEAN), check(Status.REFUSED)], [Check.UNKNOWN]),
+        ([check(Status.CLEAN), check(Status.ERROR), check(Status.SUSPECT)], [Check.UNKNOWN]),
+        ([check(Status.LISTED, ("pbl", Severity.INFO)), check(Status.ERROR)], [Check.FAIL, Check.UNKNOWN]),
+        ([], [Check.UNKNOWN]),
+    ],
+)
+def test_a_critical_or_a_policy_list_forbids(resolver, checks, outcomes):
+    """Lesser listings don't; a list that gave no answer is unknown, and never clean."""
+    findings = preflight(GOOD, resolver, allow_private=True, listed=lambda ip: checks)
+    assert [each.outcome for each in findings if each.check == "block_list"] == outcomes

@@ -83,8 +83,11 @@ def test_the_identity_is_real_in_the_lab(described: spec.Spec) -> None:
 
 def test_the_docs_table_is_the_file(described: spec.Spec) -> None:
     """docs/lab.md lists each persona with its sentence, in the order of the file."""
-    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    personas, _, lists = DOCS.read_text(encoding="utf-8").partition("## Block lists")
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", personas, re.MULTILINE)
     assert rows == [(persona.name, persona.does) for persona in described.personas.values()]
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", lists, re.MULTILINE)
+    assert rows == [(each.zone, each.does) for each in described.blocklists.values()]
 
 
 def test_a_thousand_domains_come_from_one_line() -> None:

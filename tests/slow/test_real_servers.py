@@ -170,7 +170,7 @@ class Engine:
             request = Request(
                 intake=intake, mode=mode, policies=load_policies([self.policies(given)]),
                 journal=self.folder / f"{self.runs}.journal", state=self.folder / "state.db",
-                identity=identity(source), consent=Consent("TICKET-7", "A. Owner", datetime.now(UTC)),
+                identities=(identity(source),), consent=Consent("TICKET-7", "A. Owner", datetime.now(UTC)),
                 dns=[self.dns], smtp_port=self.port, allow_private=True, transcript=self._hear,
             )  # fmt: skip
             with Verification(request) as verification:

@@ -135,7 +135,7 @@ def verified(tmp_path: Path) -> Iterator[Any]:
             with open_intake(path) as intake:
                 request = Request(
                     intake=intake, mode=Mode.ENHANCED, policies=policies, journal=folder / "journal",
-                    state=folder / "state.db", identity=load_identity(LAB / "identity.yaml")[0],
+                    state=folder / "state.db", identities=load_identity(LAB / "identity.yaml"),
                     consent=Consent("T-1", "A. Owner", datetime(2026, 1, 1, tzinfo=UTC)), dns=(lab.dns,),
                     smtp_port=lab.smtp_port, allow_private=True,
                 )  # fmt: skip
@@ -173,7 +173,7 @@ def test_a_run_takes_as_long_as_its_simulation_says(verified, case) -> None:
     """Within a tenth, when the simulation is given the shares that the run measured."""
     took, rows, policies, planned = verified(case())
     assumed = measured(rows, policies)
-    courses = simulated(planned.mail, assumed)
+    courses = simulated(planned.mail, assumed, policies)
     assert courses is not None
     foretold = max(course.ended_at for course in courses.values())
     last = max(courses.values(), key=lambda course: course.ended_at)
