@@ -108,7 +108,7 @@ def many(folder: Path, seconds: int, report: Report) -> None:
         }  # fmt: skip
     with World(plan) as world:
         setup = Setup(folder, world, addresses, policies, LIFTED)
-        setup.run(limit_s=20.0 * seconds)
+        spent = setup.run(limit_s=20.0 * seconds)
         log, audit = world.log(), setup.audit()
         ceiling = world.ceiling()
     jitter_s = measured_jitter(audit, log)
