@@ -2,7 +2,7 @@
 
 1. A domain is *ready* when it has something to ask now and nobody else asks it first contact; it then waits its turn.
 2. What is due later, and a domain that is held, lies in one heap by time: nothing is looked at before it can matter.
-3. A domain's record leaves memory when nothing of it waits or is in flight.
+3. A domain's record leaves memory when nothing of it waits, is in flight or on its way here.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Domain:
     refused_before: bool = False  # its control question is open though a fact said that it refuses: the tripwire
     hold: Breaker | None = None  # a refusal of reach `domain` holds this domain only
     ready_since: float = 0.0  # its turn has been due from here on
+    expects: int = 0  # readers who will bring addresses of it, or questions, and must find this record then
 
     @property
     def settled(self) -> bool:
@@ -84,7 +85,7 @@ class Domain:
     def quiet(self) -> bool:
         """Whether nothing of it waits or is in flight."""
         waits = self.items or self.later or self.control_due is not None
-        return not (waits or self.in_flight or self.busy or self.hold)
+        return not (waits or self.in_flight or self.busy or self.hold or self.expects)
 
 
 class Queue:

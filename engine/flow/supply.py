@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import gevent
 
@@ -16,7 +16,7 @@ from engine.core.control import ControlAnswer
 from engine.core.identity import Mode
 from engine.core.lane import Lane
 from engine.core.policy import Policy, PolicySet
-from engine.core.queue import Item
+from engine.core.queue import Domain, Item
 from engine.core.schedule import Schedule
 from engine.core.verdict import plain_words
 from engine.flow.dial import SiteHosts
@@ -31,6 +31,8 @@ SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
 EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
 LANES_AT_ONCE = 500
+
+Expected = tuple[Lane, Domain, bool]  # a record of a lane that something is about to come for, and whether it is new
 
 
 class Supply:
@@ -102,7 +104,8 @@ class Supply:
             self._reading.add(lane.key)
             try:
                 pending = self._journal.waiting(site_id, after, SITE_SHARE)
-                self._know({lane.key: lane}, self._meet(lane, key, pending), now, lanes_are_new=False)
+                expected = self._expect(lane, key, ((one.domain_id, one.domain) for one in pending))
+                self._know({lane.key: lane}, expected, now, lanes_are_new=False)
                 self._queue(lane, key, site_id, pending, now)
             finally:
                 self._reading.discard(lane.key)
@@ -136,9 +139,8 @@ class Supply:
         new = site.lane not in self._schedule.lanes
         lane = self._lane(site)
         item = Item(row["id"], row["local"], row["domain"])
-        domains = {row["domain"]: (lane, site.key)} if row["domain"] not in lane.queue.domains else {}
-        lane.queue.domain(row["domain"], row["domain_id"], site.key)
-        self._know({lane.key: lane}, domains, now, lanes_are_new=new)
+        expected = self._expect(lane, site.key, [(row["domain_id"], row["domain"])])
+        self._know({lane.key: lane}, expected, now, lanes_are_new=new)
         lane.queue.add(item, now, first=True)
         self._schedule.touch(lane, now)
 
@@ -179,17 +181,17 @@ class Supply:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _take_in(self, loads: list[Load], now: float) -> int:
-        held, new, met = 0, {}, {}
+        held, new = 0, {}
+        expected: list[Expected] = []
         for load in loads:
             if load.site.lane not in self._schedule.lanes:
                 new[load.site.lane] = self._lane(load.site)
             lane = self._lane(load.site)
             if self._mode is Mode.ENHANCED:
-                met.update(self._meet(lane, load.site.key, load.pending))
-                for domain_id, name in [*load.unconfirmed, *(each[:2] for each in load.unbacked)]:
-                    lane.queue.domain(name, domain_id, load.site.key)
-                met |= {name: (lane, load.site.key) for _, name in load.unconfirmed}
-        self._know(new, met, now, lanes_are_new=True)
+                names = [(one.domain_id, one.domain) for one in load.pending]
+                names += [*load.unconfirmed, *(each[:2] for each in load.unbacked)]
+                expected += self._expect(lane, load.site.key, names)
+        self._know(new, expected, now, lanes_are_new=True)
         for load in loads:
             lane = self._lane(load.site)
             held += self._work(lane, load, now)
@@ -240,19 +242,21 @@ class Supply:
         return ()
 
     @staticmethod
-    def _meet(lane: Lane, site_key: str, pending: list[Pending]) -> dict[str, tuple[Lane, str]]:
-        """The domains that are new to the lane."""
-        met = {}
-        for one in pending:
-            if one.domain not in lane.queue.domains:
-                lane.queue.domain(one.domain, one.domain_id, site_key)
-                met[one.domain] = (lane, site_key)
-        return met
+    def _expect(lane: Lane, site_key: str, names: Iterable[tuple[int, str]]) -> list[Expected]:
+        """Domains of which something is about to come: their records stay until `_know` has told what is known.
 
-    def _know(
-        self, lanes: dict[str, Lane], met: dict[str, tuple[Lane, str]], now: float, *, lanes_are_new: bool
-    ) -> None:
-        """What the identity state knows of these lanes' limits and these domains' control questions."""
+        Nothing may be waited for between that and what is brought.
+        """
+        found = []
+        for domain_id, name in dict.fromkeys(names):
+            new = name not in lane.queue.domains
+            domain = lane.queue.domain(name, domain_id, site_key)
+            domain.expects += 1
+            found.append((lane, domain, new))
+        return found
+
+    def _know(self, lanes: dict[str, Lane], expected: list[Expected], now: float, *, lanes_are_new: bool) -> None:
+        """What the identity state knows of these lanes' limits and of the control questions of domains that are new."""
         wall = self._wall()
         if lanes_are_new and lanes:
             self._memory.restore(self._caps, lanes.values())
@@ -261,13 +265,16 @@ class Supply:
                     per_transaction=int(limits["per_transaction"]) if "per_transaction" in limits else None,
                     per_session=int(limits["per_session"]) if "per_session" in limits else None,
                 )
-        facts = self._state.facts(list(met), wall) if met else {}
-        for name, (lane, site_key) in met.items():
-            fact = facts.get(name)
-            if name in lane.policy.control.refuses_unknown_domains:
-                lane.queue.domains[name].control = ControlAnswer.REFUSES
-            elif fact is not None and fact.site == site_key:
-                lane.queue.domains[name].control = ControlAnswer(fact.answer)
+        new = [(lane, domain) for lane, domain, is_new in expected if is_new]
+        facts = self._state.facts([domain.name for _, domain in new], wall) if new else {}
+        for lane, domain in new:
+            fact = facts.get(domain.name)
+            if domain.name in lane.policy.control.refuses_unknown_domains:
+                domain.control = ControlAnswer.REFUSES
+            elif fact is not None and fact.site == domain.site:
+                domain.control = ControlAnswer(fact.answer)
+        for _, domain, _ in expected:
+            domain.expects -= 1
 
 
 def _item(one: Pending) -> Item:
