@@ -25,8 +25,9 @@ docs: $(READY)  ## the pages that are made from the code
 	$(BIN)/engine reasons --markdown > docs/reasons.md
 	@$(BIN)/python -c 'from engine.metrics import reference; print(reference(), end="")' > docs/metrics.md
 
-bench: $(READY)
-	$(BIN)/python -m bench
+bench: $(READY)  ## the engine measured on this machine, small sizes; under 10 minutes on 2 cores
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m bench all --short
 
 dist: $(READY)  ## wheel and sdist
 	rm -rf dist && $(BIN)/python -m build
