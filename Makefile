@@ -10,7 +10,7 @@ demo: $(READY)  ## verify a shipped list against the bundled lab
 	@$(BIN)/engine lab demo
 
 test: $(READY)  ## the suite, under 5 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## real mail servers, kill rounds; under 30 minutes
 	$(BIN)/python -m pytest -m slow

@@ -127,7 +127,7 @@ def test_a_job_goes_on_under_the_identities_that_began_it(lab, both, tmp_path):
 
 HASTY = {
     "sessions": {"concurrency": 1, "rate": "10/s"},
-    "recipients": {"per_transaction": 1, "per_session": 10},
+    "recipients": {"rate": "5/s", "per_transaction": 1, "per_session": 10},
     "retry": {"greylist": ["1h"], "give_up": "3s"},
 }
 
