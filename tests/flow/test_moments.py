@@ -73,8 +73,10 @@ def test_sessions_that_start_let_others_have_their_turn(lab, verify, monkeypatch
 
     monkeypatch.setattr(Metrics, "lane_waited", wait)
     beside = gevent.spawn(turns)
-    run = verify(lab, [f"user1@many{number:05}.lab" for number in range(1, 101)], concurrency=200)
-    beside.kill()
+    try:
+        run = verify(lab, [f"user1@many{number:05}.lab" for number in range(1, 101)], concurrency=200)
+    finally:
+        beside.kill()
     assert run.done
     assert started.total() >= 100
     assert max(started.values()) <= STARTS_AT_ONCE
