@@ -136,7 +136,7 @@ def _watched(request: Request, who: Asking, counts: Metrics) -> Iterator[Request
 
 
 def _run(
-    request: Request, output: str, served: tuple[str, int] | None, counts: Metrics, *, show_progress: bool
+    request: Request, output: str, served: tuple[str, int] | None, metrics: Metrics, *, show_progress: bool
 ) -> None:
     gc.freeze()  # modules and policies are no garbage
     gc.set_threshold(*COLLECT_AT)
@@ -153,7 +153,7 @@ def _run(
             else:
                 print(line, file=say)
 
-    with Verification(request, forecast=tell_forecast, metrics=counts) as verification, _served(served, verification):
+    with Verification(request, forecast=tell_forecast, metrics=metrics) as verification, _served(served, verification):
         gevent.signal_handler(signal.SIGUSR1, _tell_lanes, verification, progress)
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, _Stopper(verification))
