@@ -108,7 +108,9 @@ def watching(where: Path, lists: Lists, charge: Charge, settings: Configuration,
             raise WrongUse(str(watched)) from watched
         state = State(held.enter_context(Writer()), where)
         alerts = Alerts(state, read_alerts(settings), counts.alerted)
-        found = Monitor(state, lists.registry, charge, servers=lists.servers, alerts=alerts, counts=counts)
+        found = Monitor(
+            state, lists.registry, charge, servers=lists.servers, alerts=alerts, counts=counts, nowhere=lists.nowhere,
+        )  # fmt: skip
         counts.watch_reputation(found.view)
         try:
             yield found
@@ -161,7 +163,7 @@ def _serve(watch: Monitor, reload: object) -> None:
 
 @contextmanager
 def _served(where: str, counts: Metrics, watch: Monitor) -> Iterator[None]:
-    listener = Listener(listen_address(where), counts, lambda: "", remark=lambda: remark(watch))
+    listener = Listener(listen_address(where), counts, lambda: watch.trouble, remark=lambda: remark(watch))
     listener.start()
     print(f"engine: metrics at {listener.url}/metrics", file=sys.stderr, flush=True)
     beat = gevent.spawn(watch_hub, counts.hub_lagged)
@@ -174,6 +176,8 @@ def _served(where: str, counts: Metrics, watch: Monitor) -> Iterator[None]:
 
 def _once(watch: Monitor, lists: Lists) -> int:
     checks: list[Check] = watch.once()
+    if watch.trouble:
+        raise WrongUse(watch.trouble)
     found = [standing(lists.registry, each, checks) for each in watch.charge.targets]
     for number, each in enumerate(found):
         print("\n".join([*([""] if number else []), *lines(lists.registry, each)]))

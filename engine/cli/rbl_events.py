@@ -32,6 +32,7 @@ from engine.store.database import open_read_only
 from engine.store.state import KIND, State
 from engine.store.writer import Writer
 
+NAMED = 5  # lists that are not checked and named one by one
 _number = click.argument("event", type=click.IntRange(min=1))
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
@@ -72,8 +73,11 @@ def events(
         )
         if not answers:
             print("No block list was ever asked from this machine: nothing is known.")
-        for line in unchecked(answers):
+        gone = unchecked(answers)
+        for line in gone[:NAMED]:
             print(f"Not checked: {line}.")
+        if len(gone) > NAMED:
+            print(f"Not checked: {len(gone) - NAMED} more lists; `engine rbl verify-lists` says why.")
     if any(event.is_open for event in found):
         raise click.exceptions.Exit(1)
 

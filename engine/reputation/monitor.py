@@ -9,12 +9,15 @@
    whichever process it runs in, and is looked at within seconds.
 5. An operator's order outweighs it: what he held stays held, and what he enabled is held again only for a listing
    that opened after that.
-6. It works in a process that gevent patched, and refuses to serve in any other: dnspython would hold up the hub.
+6. A resolver that invents answers, or through which nobody answers, is told once and not believed: no list is blamed
+   for it, and nobody is called clean.
+7. It works in a process that gevent patched, and refuses to serve in any other: dnspython would hold up the hub.
 """
 
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -38,8 +41,9 @@ from engine.reputation.charge import Charge
 from engine.reputation.checker import Checker
 from engine.reputation.delist import Procedure
 from engine.reputation.delivery import Alerts
+from engine.reputation.diagnosis import NOWHERE, diagnose
 from engine.reputation.guard import mass_listed
-from engine.reputation.health import Move
+from engine.reputation.health import Finding, Move
 from engine.reputation.named import ADDRESS
 from engine.reputation.query import Server
 from engine.reputation.reaction import BY, Wanted, wanted
@@ -53,6 +57,7 @@ from engine.store.state import IDENTITY, LIMIT, RESET, Order, State
 AT_ONCE = 50
 LOOK_EVERY_S = 2.0  # for orders, and for identities whose dwell time is over
 DAY_S = 86_400.0
+EXAMINE_S = 60.0  # between two looks at a resolver that is unfit
 
 
 class Count(Protocol):
@@ -67,8 +72,9 @@ class Monitor:
     def __init__(
         self, state: State, registry: Registry, charge: Charge, *, servers: Sequence[Server] = (),
         alerts: Alerts | None = None, counts: Count | None = None, clock: Callable[[], float] = time.time,
-        rng: random.Random | None = None,
+        rng: random.Random | None = None, nowhere: str = NOWHERE,
     ) -> None:  # fmt: skip
+        self.trouble = ""  # what is wrong with the resolver
         self.registry = registry
         self.charge = charge
         self._state = state
@@ -85,6 +91,8 @@ class Monitor:
         self._again_at: float | None = None  # when an identity's dwell time is over
         self._wake = Event()
         self._error: Exception | None = None
+        self._nowhere = nowhere  # where a made-up name must not exist
+        self._moves: list[Move] | None = None  # those of an examination, until it is over
 
     # --- at work ----------------------------------------------------------------------------------------------
 
@@ -106,7 +114,10 @@ class Monitor:
             group.kill()
 
     def once(self) -> list[Check]:
-        """Ask every list about every target once, react, tell; the checks."""
+        """Ask every list about every target once, react, tell; the checks. None at all through an unfit resolver."""
+        self._examine()
+        if self.trouble:
+            return []
         self._hear()
         checks = list(self._checker.sweep(self.charge.targets))
         sure = [self._take_in(check) for check in self._held(checks)]
@@ -153,8 +164,23 @@ class Monitor:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _make_checker(self) -> Checker:
-        known = getattr(self, "_checker", None)
+    def _examine(self) -> None:
+        """Look whether the resolver can be asked through; what its lists did meanwhile counts only if it can."""
+        self._moves = []
+        try:
+            found = diagnose(self._checker, nowhere=self._nowhere)
+        finally:
+            moves, self._moves = self._moves, None
+        unfit = found.rewrites or (found.asked and found.silent == found.asked)
+        self.trouble = " ".join(found.faults) if unfit else ""
+        if unfit:
+            log.error("resolver_unfit", why=self.trouble)
+            return
+        for move in moves:
+            self._moved(move)
+
+    def _make_checker(self, *, afresh: bool = False) -> Checker:
+        known = None if afresh else getattr(self, "_checker", None)
         health = [known.health(each.name) for each in self.registry.enabled] if known is not None else ()
         return Checker(
             self.registry, self._servers, moved=self._moved, health=health, clock=self._clock, rng=self._rng
@@ -174,6 +200,11 @@ class Monitor:
                 self._rota.bring_forward((event.target, event.list), max(now, event.ask_at))
 
     def _sweep(self) -> None:
+        self._examine()
+        while self.trouble:
+            gevent.sleep(EXAMINE_S)
+            self._checker = self._make_checker(afresh=True)
+            self._examine()
         pool = Pool(AT_ONCE)
         try:
             while True:
@@ -227,6 +258,17 @@ class Monitor:
 
     def _moved(self, move: Move) -> None:
         """A list became usable, or ceased to be."""
+        if self._moves is not None:
+            self._moves.append(move)
+            return
+        if move.finding is Finding.SILENT:  # is it the list, or nobody at all?
+            made_up = self._checker.asker.ask(f"{secrets.token_hex(12)}.{self._nowhere}")
+            self.trouble = "The resolver gives no answer." if made_up.error else ""
+            if self.trouble:
+                log.error("resolver_unfit", why=self.trouble)
+                return
+        elif self.trouble and move.usable:
+            self.trouble = ""
         severity, now = self.registry.named(move.list).severity, self._clock()
         if move.usable:
             since = self._failed.pop(move.list, None)

@@ -45,7 +45,13 @@ class Watch:
         registry = load_registry(None, (), shipped=SHIPPED.with_name("lists.yaml"))
         self.charge = Charge(**({"targets": targets} | given))
         self.monitor = Monitor(
-            state, registry, self.charge, servers=(lab.dns,), clock=lambda: self.now, rng=random.Random(1)
+            state,
+            registry,
+            self.charge,
+            servers=(lab.dns,),
+            clock=lambda: self.now,
+            rng=random.Random(1),
+            nowhere="lab",
         )
 
     def rounds(self, count=1, apart_s=SURE_S):
@@ -144,9 +150,11 @@ def test_a_medium_listing_slows_and_stops_nobody(lab, watch):
 def test_a_list_that_fails_takes_back_what_it_said(lab, watch):
     """Its event is closed as list_failure, and the identity goes on without a dwell time."""
     it = watch()
-    it.rounds()
+    it.rounds(4)  # the next probe of a list that was good so often is far
     with listing(lab, listed={ME.key: "127.0.0.2"}):
-        it.rounds(2)
+        for _ in range(2):
+            it.now += SURE_S
+            it.monitor._ask((ME.key, "bl-lab"))
         assert it.held()
         lab.set("bl.lab", always=["127.0.0.2"])
         it.rounds(2, apart_s=7200.0)
@@ -218,3 +226,17 @@ def test_two_monitors_don_t_watch_one_machine(tmp_path):
             first.terminate()
             first.stderr.read()
             assert first.wait(30) == 0
+
+
+def test_a_resolver_that_invents_answers_is_blamed_and_no_list(lab, watch, monkeypatch):
+    """It says so, asks about nobody, and tells of no list; lists of the lab are healthy all the while."""
+    it = watch()
+    it.monitor._nowhere = "wildcard.lab"  # where every name exists
+    it.rounds()
+    assert it.checks == []
+    assert "don't exist" in it.monitor.trouble
+    assert it.notices() == []
+    it.monitor._nowhere = "lab"
+    it.rounds()
+    assert it.checks
+    assert it.monitor.trouble == ""
