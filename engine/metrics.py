@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from platform import python_version
 from typing import Any, NoReturn
@@ -31,6 +31,8 @@ from prometheus_client.registry import Collector
 from engine.core.breaker import BreakerState
 from engine.core.classify import VERSION as CLASSIFIER
 from engine.core.identity import Status
+from engine.core.listing import Check
+from engine.core.listing import Status as Answer
 from engine.core.reasons import REASONS, Fault, Reason, Stage
 from engine.version import VERSION
 
@@ -163,6 +165,39 @@ FAMILIES: tuple[Family, ...] = (
         "1 at the state that the identity is in, 0 at the others.",
     ),
     Family(
+        "engine_identity_breaker_open", Kind.GAUGE, ("identity",),
+        "1 while so many organisations or the network refuse the identity that it starts nothing, 0 else.",
+    ),
+    Family(
+        "engine_policy_reloads_total", Kind.COUNTER, ("outcome",),
+        "Sets of policies that were read while a run was at work: loaded, or refused for a mistake.",
+    ),
+    Family(
+        "engine_rbl_checks_total", Kind.COUNTER, ("list", "outcome"),
+        "Answers of block lists about our targets: listed, clean, refused, error, suspect.",
+    ),
+    Family(
+        "engine_rbl_listed", Kind.GAUGE, ("list", "target"),
+        "1 where the newest answer that can be relied on says listed, 0 where it says clean; no series else.",
+    ),
+    Family(
+        "engine_rbl_list_usable", Kind.GAUGE, ("list", "reason"),
+        "1 for a list that passes its probes (reason good), 0 with the reason for one that fails them; lists that are "
+        "not asked have no series.",
+    ),
+    Family(
+        "engine_rbl_check_age_seconds", Kind.GAUGE, ("target",),
+        "How long ago any list gave an answer about the target that can be relied on.",
+    ),
+    Family(
+        "engine_alerts_total", Kind.COUNTER, ("channel", "outcome"),
+        "Attempts to tell people something by mail or Slack: sent, failed.",
+    ),
+    Family(
+        "engine_alerts_waiting", Kind.GAUGE, ("channel",),
+        "Messages that a channel did not take yet.",
+    ),
+    Family(
         "engine_journal_lag_seconds", Kind.GAUGE, (),
         "How long the oldest write has waited for its commit.",
     ),
@@ -189,6 +224,17 @@ class LaneView:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """What a scrape reads of a monitor: newest answers, lists, alerts by channel. Times are Unix seconds."""
+
+    now: float
+    checks: Mapping[tuple[str, str], Check]  # by target and list
+    lists: Sequence[tuple[str, bool, str]]  # name, usable, why (`good` where it is)
+    waiting: Mapping[str, int]
+    unchecked: Sequence[str]  # critical lists that are off, with why
+
+
+@dataclass(frozen=True, slots=True)
 class Live:
     """What a scrape reads of the run: `lanes` is walked in slices, so it must bear lanes coming and going."""
 
@@ -196,6 +242,7 @@ class Live:
     identities: Mapping[str, Status]  # by name
     journal_lag_s: float
     left: int = 0  # addresses of the job without a settled verdict
+    refused: Mapping[str, bool] = field(default_factory=dict)  # identity -> whether its breaker is open
 
 
 class Metrics:
@@ -254,6 +301,18 @@ class Metrics:
         """A question went to a name server: what `Resolver` records."""
         self._histogram("engine_dns_seconds", kind, outcome).observe(seconds)
 
+    def reloaded(self, outcome: str) -> None:
+        """Policies were read anew: `loaded` or `refused`."""
+        self._counter("engine_policy_reloads_total", outcome).inc()
+
+    def rbl_checked(self, name: str, outcome: str) -> None:
+        """A block list was asked about a target."""
+        self._counter("engine_rbl_checks_total", name, outcome).inc()
+
+    def alerted(self, channel: str, outcome: str) -> None:
+        """A message was tried at a channel."""
+        self._counter("engine_alerts_total", channel, outcome).inc()
+
     def hub_lagged(self, seconds: float) -> None:
         """A timer fired so late."""
         self._hub_lag.observe(seconds)
@@ -263,6 +322,10 @@ class Metrics:
     def watch(self, read: Callable[[], Live] | None) -> None:
         """Where scrapes read the run's state from now on; None when there is no run."""
         self._at_scrape.read = read
+
+    def watch_reputation(self, read: Callable[[], View] | None) -> None:
+        """Where scrapes read how block lists see us from now on; None when nobody watches."""
+        self._at_scrape.view = read
 
     def render(self) -> bytes:
         """The page, as CONTENT_TYPE says. It lets other greenlets run while it walks many lanes."""
@@ -307,11 +370,14 @@ class _AtScrape(Collector):
 
     def __init__(self) -> None:
         self.read: Callable[[], Live] | None = None
+        self.view: Callable[[], View] | None = None
 
     def collect(self) -> Iterator[Metric]:
         build = _gauge("engine_build_info")
         build.add_metric([VERSION, CLASSIFIER, python_version()], 1)
         yield build
+        if self.view is not None:
+            yield from _reputation(self.view())
         if self.read is None:
             return
         live = self.read()
@@ -322,8 +388,28 @@ class _AtScrape(Collector):
         for name, status in live.identities.items():
             for each in Status:
                 states.add_metric([name, each.value], float(each is status))
-        yield from (lag, left, states)
+        refused = _gauge("engine_identity_breaker_open")
+        for name, is_open in live.refused.items():
+            refused.add_metric([name], float(is_open))
+        yield from (lag, left, states, refused)
         yield from _lanes(live.lanes)
+
+
+def _reputation(view: View) -> Iterator[Metric]:
+    listed, usable = _gauge("engine_rbl_listed"), _gauge("engine_rbl_list_usable")
+    age, waiting = _gauge("engine_rbl_check_age_seconds"), _gauge("engine_alerts_waiting")
+    newest: dict[str, float] = {}
+    for (target, name), check in view.checks.items():
+        if check.reliable and check.status in (Answer.LISTED, Answer.CLEAN):
+            listed.add_metric([name, target], float(check.status is Answer.LISTED))
+            newest[target] = max(check.at, newest.get(target, 0.0))
+    for target, at in newest.items():
+        age.add_metric([target], max(0.0, view.now - at))
+    for name, works, why in view.lists:
+        usable.add_metric([name, why], float(works))
+    for channel, count in view.waiting.items():
+        waiting.add_metric([channel], count)
+    yield from (listed, usable, age, waiting)
 
 
 class _Sum:

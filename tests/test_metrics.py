@@ -14,12 +14,26 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.core.breaker import BreakerState
 from engine.core.identity import Status
+from engine.core.listing import Check
+from engine.core.listing import Status as Answer
 from engine.core.reasons import REASONS, Stage
-from engine.metrics import FAMILIES, PROCESS, SLICE, Kind, LaneState, LaneView, Live, Metrics, reference, watch_hub
+from engine.metrics import (
+    FAMILIES,
+    PROCESS,
+    SLICE,
+    Kind,
+    LaneState,
+    LaneView,
+    Live,
+    Metrics,
+    View,
+    reference,
+    watch_hub,
+)
 
 ROOT = Path(__file__).parent.parent
 
-# Design section 11 without what comes later: the reputation part (engine_rbl_*).
+# Design section 11, and what was added.
 DESIGNED = """
 engine_probes_total{provider,category,reason} engine_smtp_replies_total{provider,stage,code_class}
 engine_tempfails_total{provider,identity,reason} engine_rejects_total{provider,identity,reason}
@@ -29,7 +43,10 @@ engine_lanes{provider,identity,state} engine_lane_queue{provider,identity}
 engine_lane_wait_seconds{provider,identity} engine_breaker_transitions_total{provider,identity,to}
 engine_identity_state{identity,state} engine_dns_seconds{type,outcome} engine_hub_lag_seconds
 engine_unclassified_replies_total{provider} engine_lane_pace{provider,identity} engine_journal_lag_seconds
-engine_addresses_left engine_build_info
+engine_rbl_listed{list,target} engine_rbl_checks_total{list,outcome} engine_rbl_list_usable{list,reason}
+engine_rbl_check_age_seconds{target} engine_build_info
+engine_addresses_left engine_identity_breaker_open{identity} engine_policy_reloads_total{outcome}
+engine_alerts_total{channel,outcome} engine_alerts_waiting{channel}
 """
 
 
@@ -88,8 +105,16 @@ def test_the_page_says_what_the_table_says(metrics: Metrics) -> None:
     metrics.breaker_moved("gmail", "node-1", BreakerState.OPEN)
     metrics.dns("mx", "found", 0.02)
     metrics.hub_lagged(0.001)
-    metrics.watch(lambda: Live([lane()], {"node-1": Status.ENABLED}, 0.5))
+    metrics.reloaded("loaded")
+    metrics.rbl_checked("zen", "clean")
+    metrics.alerted("slack", "sent")
+    metrics.watch(lambda: Live([lane()], {"node-1": Status.ENABLED}, 0.5, 3, {"node-1": False}))
+    check = Check("192.0.2.1", "zen", Answer.LISTED, 40.0)
+    metrics.watch_reputation(
+        lambda: View(100.0, {("192.0.2.1", "zen"): check}, [("zen", True, "good")], {"slack": 2}, [])
+    )
     page = Page(metrics)
+    assert page.value("engine_rbl_check_age_seconds", target="192.0.2.1") == 60.0
     names = {*(family.name for family in FAMILIES), *PROCESS}
     assert {name.removesuffix("_total") for name in page.families} == {name.removesuffix("_total") for name in names}
     for family in FAMILIES:

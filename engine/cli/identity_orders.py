@@ -19,9 +19,10 @@ from engine.core.identity import Identity, Status
 from engine.flow.identity_status import IdentityStatus, read_identities
 from engine.flow.job import WrongUse
 from engine.flow.lane_limits import moment
-from engine.flow.standing import place_status, said, status_of, words
+from engine.flow.standing import said, words
 from engine.identity_file import find_identities
 from engine.settings import SettingsError, load_configuration
+from engine.store.standing_order import place_status, status_of
 from engine.store.state import State
 from engine.store.writer import Writer
 

@@ -22,6 +22,11 @@ COMMANDS = {  # name -> (module, object, one line for the overview)
     "policy": ("engine.cli.policy", "policy", "Check, explain and show provider policies."),
     "lane": ("engine.cli.lane", "lane", "Narrow what engines ask of a provider, for a while."),
     "identity": ("engine.cli.identity", "identity", "Set up, check, hold back or release the identity that asks."),
+    "monitor": (
+        "engine.cli.monitor",
+        "monitor",
+        "Watch what block lists say of us; alert, and hold back who is listed.",
+    ),
     "alerts": ("engine.cli.alerts", "alerts", "Test whether alerts by mail and Slack arrive."),
     "doctor": ("engine.cli.doctor", "doctor", "Look whether this machine is fit to probe from, and say what to mend."),
     "rbl": ("engine.cli.rbl", "rbl", "Ask block lists about addresses and domains, and say which can be believed."),

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from engine.flow.machine import FILES_BESIDE
 from engine.flow.output import check_output
 from engine.flow.verification import Request, Verification
 from engine.log import log
-from engine.metrics import watch_hub
+from engine.metrics import Metrics, watch_hub
 
 # A run keeps up to some million objects and makes hardly any cycles: reference counts free nearly all. Python's own
 # thresholds (700, 10, 10) walk through all of them over and over, and nothing else of the process runs meanwhile.
@@ -103,10 +104,40 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
             policy_dirs=who.policy_dirs,
         )  # fmt: skip
         show_progress = not flags["no_progress"] and sys.stderr.isatty()
-        _run(request, output, listen_address(str(served)) if served else None, show_progress=show_progress)
+        counts = Metrics()
+        with _watched(request, who, counts) as request:
+            where = listen_address(str(served)) if served else None
+            _run(request, output, where, counts, show_progress=show_progress)
 
 
-def _run(request: Request, output: str, served: tuple[str, int] | None, *, show_progress: bool) -> None:
+@contextmanager
+def _watched(request: Request, who: Asking, counts: Metrics) -> Iterator[Request]:
+    """Block lists, where the settings speak of them: asked before the first probe, and watched beside the run."""
+    if who.settings is None or not who.identities or not request.connect:
+        yield request
+        return
+    from engine.cli.monitor import beside, listed_by  # noqa: PLC0415 - a run without block lists needs none of it
+    from engine.cli.rbl import Lists  # noqa: PLC0415
+    from engine.reputation.charge import read_charge  # noqa: PLC0415
+    from engine.reputation.registry import load_registry  # noqa: PLC0415
+
+    charge = read_charge(who.settings, who.identities)
+    if all(who.settings.section(name).value is None for name in ("monitor", "rbl")):
+        yield request
+        return
+    lists = Lists(load_registry(who.settings), tuple(who.dns or ()))
+    request = replace(request, listed=listed_by(lists))
+    if not charge.beside_jobs:
+        yield request
+        return
+    request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with beside(request.state, who.settings, charge, lists, counts):
+        yield request
+
+
+def _run(
+    request: Request, output: str, served: tuple[str, int] | None, metrics: Metrics, *, show_progress: bool
+) -> None:
     gc.freeze()  # modules and policies are no garbage
     gc.set_threshold(*COLLECT_AT)
     log.open(level="error" if show_progress else "info")  # the display shows what is paused and why
@@ -122,7 +153,7 @@ def _run(request: Request, output: str, served: tuple[str, int] | None, *, show_
             else:
                 print(line, file=say)
 
-    with Verification(request, forecast=tell_forecast) as verification, _served(served, verification):
+    with Verification(request, forecast=tell_forecast, metrics=metrics) as verification, _served(served, verification):
         gevent.signal_handler(signal.SIGUSR1, _tell_lanes, verification, progress)
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, _Stopper(verification))

@@ -18,7 +18,8 @@ from engine.core.policy import Policy, PolicySet
 class Limit:
     """At most `rate` session starts and as many recipients, and `concurrency` open sessions; None narrows nothing.
 
-    `provider` is a policy's name, `source` what to name as the origin of the values that it changes.
+    `provider` is a policy's name, empty for all of them; `source` is what to name as the origin of the values that it
+    changes.
     """
 
     provider: str
@@ -30,7 +31,7 @@ class Limit:
 def narrowed(policy: Policy, limits: Iterable[Limit]) -> Policy:
     """The policy under its limits; the same object where they change nothing."""
     for limit in limits:
-        if limit.provider != policy.name:
+        if limit.provider not in ("", policy.name):
             continue
         sessions, recipients, pace, origin = policy.sessions, policy.recipients, policy.pace, dict(policy.origin)
         if limit.concurrency is not None and limit.concurrency < sessions.concurrency:

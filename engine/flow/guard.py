@@ -53,6 +53,7 @@ class Guard:
         doubt: Callable[[], None],
         wake: Callable[[], object],
         cap: Cap | None = None,
+        named: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.breaker = IdentityBreaker()
         self.egress = Egress()
@@ -65,6 +66,7 @@ class Guard:
         self._doubt = doubt
         self._wake = wake
         self._cap = cap  # the identity's own limits
+        self._named = named  # whom to tell that a reply names a block list
         self.connections = 0  # that came about
         self._met: dict[str, tuple[Lane, SiteHosts]] = {}  # sites that connected last
         memory.recall_identity(self.breaker)
@@ -134,6 +136,8 @@ class Guard:
             who = organisation(endpoint.host, endpoint.ip)
             cause = reason.code if source else ""
             self.breaker.answered(visit.site, who, now, self._jitter(), cause=cause, named=one.detail)
+        if source and reason.code == "ip_blocklisted" and one.detail:
+            self._named(one.detail)
         if source or self.breaker.breaker.state is not state:
             self._memory.save_identity(self.breaker)
         if self._cap is not None and state is BreakerState.CLOSED and self.breaker.stops:

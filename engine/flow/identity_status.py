@@ -17,11 +17,10 @@ from engine.core.breaker import BreakerState
 from engine.core.identity import Identity, Status
 from engine.core.identity_breaker import IdentityBreaker
 from engine.core.listing import Severity
-from engine.flow.lane_limits import binds
 from engine.flow.memory import away_s
-from engine.flow.standing import in_force, status_of, strictest
 from engine.store.database import open_read_only
 from engine.store.lock import HeldByOther, holders
+from engine.store.standing_order import binds, in_force, status_of, strictest
 from engine.store.state import IDENTITY, KIND, Order, read_standing_orders
 
 WINDOWS_S = {"refusals": 3600.0, "warmup": 86_400.0}  # what an identity's limits count, and over which time

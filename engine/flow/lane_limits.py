@@ -19,6 +19,7 @@ from engine.core.limit import Limit
 from engine.store.audit import AuditRow
 from engine.store.database import open_read_only
 from engine.store.journal import Journal
+from engine.store.standing_order import binds
 from engine.store.state import KIND, LIMIT, RESET, Order, State, read_standing_orders
 
 
@@ -63,11 +64,6 @@ def read_limits(state: Path, now: float) -> list[Order]:
         return in_force(read_standing_orders(conn, now), now)
 
 
-def binds(order: Order, identity: Identity) -> bool:
-    """Whether a standing order speaks of this identity."""
-    return order.identity in ("", identity.name, identity.public_v4, identity.public_v6)
-
-
 def limit_of(order: Order) -> Limit:
     """What an order narrows."""
     given = order.arguments
@@ -81,7 +77,7 @@ def words(order: Order) -> str:
     parts = [rate_text(limit.rate)] if limit.rate else []
     if limit.concurrency is not None:
         parts.append(f"{limit.concurrency} session{'s' if limit.concurrency > 1 else ''} at once")
-    return f"{limit.provider} at most {' and '.join(parts)}"
+    return f"{limit.provider or 'every provider'} at most {' and '.join(parts)}"
 
 
 def moment(at: float) -> str:

@@ -3,7 +3,7 @@
 1. Bounded: CONNECTIONS at once, one request each, REQUEST_S for all of it; a body is refused unread.
 2. On loopback unless a host is named. It is no server for the public: no TLS, no log-in, nothing of an address in it.
 3. /healthz answers 200 while the hub turns: a process that hangs does not answer. /readyz answers 200 while `complaint`
-   has nothing to say, else 503 with its line.
+   has nothing to say, else 503 with its line; `remark` adds what is no obstacle, and not to be forgotten.
 4. Nothing is logged for a request; an error of ours is.
 """
 
@@ -49,11 +49,18 @@ class Listener:
     """Serves the three pages; `start` binds, `stop` gives requests in flight a second."""
 
     def __init__(
-        self, where: tuple[str, int], metrics: Metrics, complaint: Callable[[], str], *, request_s: float = REQUEST_S
+        self,
+        where: tuple[str, int],
+        metrics: Metrics,
+        complaint: Callable[[], str],
+        *,
+        remark: Callable[[], str] = lambda: "",
+        request_s: float = REQUEST_S,
     ) -> None:
         self._where = where
         self._metrics = metrics
         self._complaint = complaint
+        self._remark = remark
         self._request_s = request_s
         self._server: WSGIServer | None = None
 
@@ -120,7 +127,8 @@ class Listener:
             case "/readyz":
                 complaint = self._complaint()
                 status = "503 Service Unavailable" if complaint else "200 OK"
-                return status, _PLAIN, f"{complaint or 'ready'}\n".encode()
+                remark = self._remark()
+                return status, _PLAIN, f"{complaint or 'ready'}{f'; {remark}' if remark else ''}\n".encode()
             case _:
                 return "404 Not Found", _PLAIN, f"there are {', '.join(_PAGES)}\n".encode()
 

@@ -34,6 +34,7 @@ from engine.flow.survey import asker_of, forbidden, reaches, unpack_hosts
 from engine.flow.visit import Call
 from engine.log import log
 from engine.metrics import LaneState, LaneView, Metrics
+from engine.reputation.named import Named
 from engine.store.job_tables import Site
 from engine.store.journal import Journal
 from engine.store.state import State
@@ -74,6 +75,7 @@ class Prober:
         self._doubting: gevent.Greenlet | None = None
         self._watching: gevent.Greenlet | None = None
         key, wall, journal = self.identity.key, shared.wall, shared.journal
+        self._lists = Named(shared.state, self.identity.addresses)
         self._memory = Memory(shared.state, key, time.monotonic, wall)
         warmup = self.identity.warmup
         self._caps = Caps(policies, identity, warmup.began_at - wall() + time.monotonic() if warmup else 0.0)
@@ -83,7 +85,7 @@ class Prober:
         )  # fmt: skip
         self._guard = Guard(
             self.schedule, self._supply.sites, self._memory, time.monotonic, _jitter, self._doubt, shared.wake,
-            self._caps.identity,
+            self._caps.identity, self._tell_named,
         )  # fmt: skip
         self._desk = Desk(
             job=shared.job, identity=self.identity, policies=policies, journal=journal, state=shared.state,
@@ -252,6 +254,11 @@ class Prober:
         return self._guard.hold
 
     @property
+    def refused(self) -> bool:
+        """Whether its breaker is open: so many refuse the identity that it starts nothing."""
+        return self._guard.breaker.stops
+
+    @property
     def status(self) -> Status:
         """What the identity may do now: what an order says, else its file."""
         return self.identity.status if self.hold.starts else self.hold.status
@@ -366,6 +373,11 @@ class Prober:
         self._shared.journal.end("provider_paused", self._shared.stamp(), lane=lane.key, identity=self.identity.key)
         cause = cap.breaker.cause if cap.breaker else ""
         log.warning("given_up", lane=lane.key, ending="provider_paused", cause=cause)
+
+    def _tell_named(self, named: str) -> None:
+        """A reply named a block list: whoever watches asks that list at once."""
+        if self._lists.tell(named, self._shared.wall()):
+            log.warning("list_named", identity=self.identity.name, named=named)
 
     def _note(self, lane: Lane) -> None:
         """Tell a move of the lane's breaker, once."""

@@ -60,6 +60,7 @@ class Reloader:
         etag: str,
         adopt: Callable[[PolicySet], None],
         *,
+        record: Callable[[str], object] = lambda _: None,
         look_every_s: float = LOOK_EVERY_S,
         shipped: Path | None = None,
     ) -> None:
@@ -69,6 +70,7 @@ class Reloader:
         self._directories = tuple(directories)
         self._shipped = shipped
         self._adopt = adopt
+        self._record = record  # `loaded` or `refused`
         self._look_every_s = look_every_s
         self._asked = Event()
         self._loaded = self._seen = self._footprint()
@@ -95,6 +97,7 @@ class Reloader:
             found = load_policies(self._directories, self._shipped)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the run goes on under the old set
             self.failures += 1
+            self._record("refused")
             log.warning("policies_refused", kept=self.etag, problems=f"{error or type(error).__name__}"[:LONGEST_TOLD])
             return False
         if found.etag == self.etag:
@@ -103,6 +106,7 @@ class Reloader:
         before_etag, self.etag = self.etag, found.etag
         self._adopt(found)
         self.reloads += 1
+        self._record("loaded")
         log.info("policies_reloaded", before=before_etag, etag=found.etag)
         return True
 

@@ -2,7 +2,7 @@
 
 1. An order stands in the identity state: it binds running engines within seconds and those to come, until its time is
    over or an `enabled` lifts it. A run never starts under an identity that is held.
-2. Of several the strictest holds; `enabled` lifts all that came before it, whoever gave them.
+2. Which of several holds, and what lifts it, is in `store.standing_order`.
 3. Who ordered what, why, and when it ended goes into the audit of each job that it bound.
 4. What follows for a run is in `core.hold`.
 """
@@ -15,43 +15,16 @@ from typing import TYPE_CHECKING
 
 from engine.core.identity import Identity, Status
 from engine.flow.job import WrongUse
-from engine.flow.lane_limits import binds, moment
+from engine.flow.lane_limits import moment
 from engine.store.audit import AuditRow
+from engine.store.standing_order import binds, in_force, status_of, strictest
 from engine.store.state import IDENTITY, Order, State
 
 if TYPE_CHECKING:
     from engine.flow.prober import Prober
     from engine.flow.run import Run
 
-_STRICTER = (Status.DRAINING, Status.QUARANTINED, Status.DISABLED)  # each than those before it
 _SAID = {status: status.value for status in Status} | {Status.DRAINING: "drained"}
-
-
-def place_status(
-    state: State, identity: str, status: Status, *, by: str, why: str, at: float, until: float | None = None
-) -> int:
-    """Order a status for an identity, by its name or public address; the order's number."""
-    return state.place_order(identity, IDENTITY, {"status": status.value}, by=by, why=why, at=at, until=until).wait()
-
-
-def status_of(order: Order) -> Status:
-    """What an order puts an identity into."""
-    return Status(order.arguments["status"])
-
-
-def in_force(orders: Sequence[Order], now: float) -> list[Order]:
-    """The orders of one identity that nothing lifted and whose time is not over, oldest first."""
-    found: list[Order] = []
-    for order in orders:
-        if order.kind != IDENTITY or (order.until is not None and order.until <= now):
-            continue
-        found = [] if status_of(order) is Status.ENABLED else [*found, order]
-    return found
-
-
-def strictest(orders: Sequence[Order]) -> Order | None:
-    """The one that holds, of those in force; the oldest of equals."""
-    return max(orders, key=lambda order: _STRICTER.index(status_of(order)), default=None)
 
 
 def holding(state: State, identity: Identity, now: float) -> Order | None:

@@ -39,7 +39,7 @@ from engine.flow.job import (
 from engine.flow.lane_limits import LaneLimits
 from engine.flow.orders import OrderDesk
 from engine.flow.output import Layout, Stream, output_format, write_file
-from engine.flow.preflight import Check, preflight, unbindable
+from engine.flow.preflight import Check, Listed, preflight, unbindable
 from engine.flow.reload import InForce, Reloader
 from engine.flow.run import Run, Settings, Snapshot, stamp
 from engine.flow.standing import Standing, refuse_held
@@ -70,6 +70,7 @@ class Request:
     output: Path | None = None
     pipe: IO[bytes] | None = None  # a stream that gets each row once, in order of settling
     identities: tuple[Identity, ...] = ()
+    listed: Listed | None = None  # who asks block lists about an address, before the first probe
     consent: Consent | None = None
     suppression: Suppression = field(default_factory=Suppression)
     resume: bool = False
@@ -116,7 +117,9 @@ class Verification:
         self._broken: OSError | None = None
         self.reloader: Reloader | None = None
         if request.policy_dirs is not None:
-            self.reloader = Reloader(request.policy_dirs, request.policies.etag, self._reloaded)
+            self.reloader = Reloader(
+                request.policy_dirs, request.policies.etag, self._reloaded, record=self.metrics.reloaded
+            )
         self._in_force: list[InForce] = []  # by identity: an operator's limits may name one
 
     def __enter__(self) -> Verification:
@@ -279,7 +282,7 @@ class Verification:
             raise WrongUse(f"The identity {identity.name}: {unusable}")
         if request.mode is not Mode.ENHANCED:
             return []
-        findings = preflight(identity, resolver, allow_private=request.allow_private)
+        findings = preflight(identity, resolver, allow_private=request.allow_private, listed=request.listed)
         failed = [finding.say for finding in findings if finding.outcome is Check.FAIL]
         if failed and not request.accepted_risk:
             raise WrongUse(
@@ -337,7 +340,8 @@ class Verification:
 
     def _live(self, run: Run) -> Live:
         identities = {prober.identity.name: prober.status for prober in run.askers}
-        return Live(run.views(), identities, self._writer.lag_s, max(0, self._left))
+        refused = {prober.identity.name: prober.refused for prober in run.askers}
+        return Live(run.views(), identities, self._writer.lag_s, max(0, self._left), refused)
 
     def _take_settled(self, journal: Journal) -> None:
         for provider, reason, count in journal.take_settled():

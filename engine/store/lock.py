@@ -1,4 +1,4 @@
-"""Who holds an identity: one process a public address, by a lock that the kernel lets go when the holder dies.
+"""Who holds an identity, or the watch over a machine: one process, by a lock that the kernel lets go when it dies.
 
 1. The lock is `flock` on `identity-<public address>.lock` in the state's folder. The file is never removed: two
    processes could then lock two files of one name.
@@ -13,6 +13,7 @@ import os
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from engine.store.database import store_error
 
@@ -34,26 +35,29 @@ class HeldByOther(Exception):  # noqa: N818 - it states a fact
         )
 
 
+class Watched(Exception):  # noqa: N818 - it states a fact
+    """Another process watches this machine's reputation. `pid` is 0 where it has not yet said who it is."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        who = f"process {self.pid}" if self.pid else "another process"
+        return f"The reputation of this machine is watched by {who} already: stop that one first, or leave it to it."
+
+
 class IdentityLock:
     """Holds an identity from construction to `release`. Raises HeldByOther, or StoreError where it can't be known."""
 
     def __init__(self, folder: Path, address: str, *, job: str, since: float) -> None:
         self.address = str(ip_address(address))  # one spelling for an IPv6 address, and no path in it
-        path = folder / f"identity-{self.address}.lock"
-        try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise store_error(path, error) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._write(json.dumps({"pid": os.getpid(), "job": job, "since": since}).encode())
-        except BlockingIOError:
-            told = os.pread(self._descriptor, 4096, 0)
-            os.close(self._descriptor)
-            raise self._held(told) from None
-        except OSError as error:
-            os.close(self._descriptor)
-            raise store_error(path, error) from error
+        self._file, told = _taken(folder / f"identity-{self.address}.lock", {"job": job, "since": since})
+        if self._file < 0:
+            try:
+                raise HeldByOther(self.address, int(told["pid"]), str(told["job"]), float(told["since"]))
+            except (ValueError, KeyError, TypeError):
+                raise HeldByOther(self.address, 0, "", 0.0) from None
 
     def __enter__(self) -> IdentityLock:
         return self
@@ -63,21 +67,57 @@ class IdentityLock:
 
     def release(self) -> None:
         """Let go. A second call does nothing."""
-        if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, 0)  # so that the next holder's file never names this one
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._file = _let_go(self._file)
 
-    def _write(self, told: bytes) -> None:
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, told, 0)
 
-    def _held(self, told: bytes) -> HeldByOther:
+class MonitorLock:
+    """Holds the watch over this machine's reputation. Raises Watched, or StoreError where it can't be known."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file, told = _taken(folder / "monitor.lock", {})
+        if self._file < 0:
+            raise Watched(int(told.get("pid", 0)))
+
+    def __enter__(self) -> MonitorLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let go. A second call does nothing."""
+        self._file = _let_go(self._file)
+
+
+def _taken(path: Path, about: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Lock a file and write into it who we are; its descriptor, or -1 and what its holder wrote."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise store_error(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), **about}).encode(), 0)
+    except BlockingIOError:
+        told = os.pread(descriptor, 4096, 0)
+        os.close(descriptor)
         try:
-            holder = json.loads(told)
-            return HeldByOther(self.address, int(holder["pid"]), str(holder["job"]), float(holder["since"]))
-        except (ValueError, KeyError, TypeError):
-            return HeldByOther(self.address, 0, "", 0.0)
+            found = json.loads(told)
+        except ValueError:
+            found = {}
+        return -1, found if isinstance(found, dict) else {}
+    except OSError as error:
+        os.close(descriptor)
+        raise store_error(path, error) from error
+    return descriptor, {}
+
+
+def _let_go(descriptor: int) -> int:
+    if descriptor >= 0:
+        os.ftruncate(descriptor, 0)  # so that the next holder's file never names this one
+        os.close(descriptor)
+    return -1
 
 
 def holders(folder: Path) -> list[HeldByOther]:

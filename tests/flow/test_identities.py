@@ -13,12 +13,12 @@ import pytest
 
 from engine.core.grammar import Range, Rate
 from engine.core.identity import Limits, Status
-from engine.flow.standing import place_status
 from engine.flow.verification import Held, WrongUse
 from engine.identity_file import load_identity
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
 from engine.store.lock import IdentityLock
+from engine.store.standing_order import place_status
 from engine.store.state import State
 from engine.store.writer import Writer
 

@@ -12,8 +12,9 @@ import pytest
 
 from engine.core.identity import Identity, Status
 from engine.flow.job import WrongUse
-from engine.flow.standing import holding, in_force, place_status, strictest, words
+from engine.flow.standing import holding, words
 from engine.lab.process import LabProcess
+from engine.store.standing_order import in_force, place_status, strictest
 from engine.store.state import IDENTITY, Order, State
 from engine.store.writer import Writer
 

@@ -15,13 +15,6 @@ from engine.metrics import FAMILIES, PROCESS, Kind
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "grafana"
-# What the reputation monitor will export, by the names of the design. A name that the code has by now has to agree.
-DESIGNED = {
-    "engine_rbl_listed": ("list", "target"),
-    "engine_rbl_checks_total": ("list", "outcome"),
-    "engine_rbl_list_usable": ("list", "reason"),
-    "engine_rbl_check_age_seconds": ("target",),
-}
 EXPORTED = {family.name: family for family in FAMILIES}
 PROMETHEUS_OWN = {"up": (), "scrape_duration_seconds": ()}  # of any target
 TARGET = {"job", "instance"}  # labels that every scraped series has
@@ -93,7 +86,7 @@ def labels_of(name: str) -> set[str]:
         kept = set(filter(None, re.split(r"[,\s]+", ",".join(_GROUPING.findall(RECORDED[name])))))
         return (kept or set().union(*(labels_of(each) for each in series(RECORDED[name])))) - {"le"}
     family = family_of(name)
-    labels = EXPORTED[family].labels if family in EXPORTED else DESIGNED.get(name, PROMETHEUS_OWN.get(name, ()))
+    labels = EXPORTED[family].labels if family in EXPORTED else PROMETHEUS_OWN.get(name, ())
     return {*labels, *TARGET} | ({"le"} if name.endswith("_bucket") else set())
 
 
@@ -109,7 +102,7 @@ def test_the_dashboards_are_those_of_their_sources() -> None:
 
 def test_every_series_that_is_read_is_there() -> None:
     """No panel and no rule asks for a metric that nobody exports or records."""
-    known = {*EXPORTED, *PROCESS, *DESIGNED, *RECORDED, *PROMETHEUS_OWN}
+    known = {*EXPORTED, *PROCESS, *RECORDED, *PROMETHEUS_OWN}
     wrong = {
         place: found - known
         for place, expr, _ in expressions()
@@ -120,15 +113,8 @@ def test_every_series_that_is_read_is_there() -> None:
 
 def test_every_metric_is_read() -> None:
     """Each metric of the code answers somebody's question; each recorded series is used."""
-    assert sorted({*EXPORTED, *PROCESS, *DESIGNED, *RECORDED} - USED - UNSEEN) == []
+    assert sorted({*EXPORTED, *PROCESS, *RECORDED} - USED - UNSEEN) == []
     assert UNSEEN.isdisjoint(USED)
-
-
-def test_what_was_designed_and_is_built_agrees() -> None:
-    """When the monitor's metrics are in the code, their labels are those that the panels use."""
-    assert {name: EXPORTED[name].labels for name in DESIGNED if name in EXPORTED} == {
-        name: labels for name, labels in DESIGNED.items() if name in EXPORTED
-    }
 
 
 def test_labels_are_those_of_the_series() -> None:
