@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
             open_then, part = stop.open, setup.rows()
             setup.run("--resume")
             asked = Counter(row.argument for row in world.log() if row.event == "RCPT" and row.argument in set_of(rows))
-            messages = world.stats()["messages"]
+            messages, differ = world.stats()["messages"], compared(alone, setup)
     settled = sum(bool(row["reason"]) for row in part)
     report.figure("sessions open at the stop", open_then)
     report.figure("rows settled at the stop", settled)
@@ -62,7 +62,6 @@ def main(arguments: list[str]) -> int:
     report.at_most("hub lag p99 until the stop", None if lag_s is None else lag_s * 1000, LAG_S * 1000, "ms")
     report.at_most("from SIGTERM to the end", took_s, DRAIN_S, "s")
     report.claim("its exit status", f"{STOPPED}", f"{status}", met=status == STOPPED)
-    differ = compared(alone, setup)
     report.claim("rows after the resume that differ", "0", str(differ), met=differ == 0)
     twice = sum(count > 1 for count in asked.values())
     report.at_most("addresses that were asked twice", twice, 0)

@@ -32,6 +32,7 @@ AT_MOST = 10  # sessions after the third reply that names the list
 SHARE = 0.4  # of the sites begin to refuse us
 REPLY_S = 0.1
 WATCHED_S = 8.0  # after the third such reply
+FEW = 50  # sessions at once, so that there are still some to start when sites turn
 FAST = {"sessions": "1200/min..1200/min"}  # the shipped ceiling of an identity's limits, from the start
 
 
@@ -134,7 +135,7 @@ def listed(folder: Path, sites: int, report: Report, limits: dict[str, Any], wha
     rows = [f"user{each}@{name}" for name in names for each in range(2)]
     chance.shuffle(rows)
     with World(plan) as world:
-        setup = Setup(folder, world, rows, {}, limits)
+        setup = Setup(folder, world, rows, {}, limits, concurrency=FEW if later else 500)
         running = setup.start()
         watched = _Listed(world, running, sites // 20 if later else 0)
         accepted(running.until_done(watched.tick, limit_s=300), STOPPED)

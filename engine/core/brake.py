@@ -33,7 +33,7 @@ class Brake:
     __slots__ = ("_recent", "_unclear", "again_s", "ask_at", "asked", "distrusts", "doubt", "everywhere", "words")
 
     def __init__(self, again_s: float = AGAIN_S) -> None:
-        self._recent: deque[str] = deque(maxlen=ONE_DOMAIN)  # domains of the unbacked refusals since an acceptance
+        self._recent: list[str] = []  # the newest ONE_DOMAIN domains of the unbacked refusals since an acceptance
         self._unclear = 0
         self.again_s = again_s
         self.ask_at = 0.0
@@ -51,6 +51,7 @@ class Brake:
     def refused(self, domain: str, words: str, now: float) -> bool:
         """An unbacked refusal; True when it trips the brake."""
         self._recent.append(domain)
+        del self._recent[:-ONE_DOMAIN]
         self.words = words
         if self.doubt is not Doubt.NONE or not self._tripped():
             return False
@@ -93,11 +94,10 @@ class Brake:
     @property
     def most_refused(self) -> str:
         """The domain with most of the refusals: its postmaster is the positive control where nobody was accepted."""
-        recent = list(self._recent)
-        return max(recent, key=recent.count) if recent else ""
+        return max(self._recent, key=self._recent.count, default="")
 
     def _tripped(self) -> bool:
-        recent = list(self._recent)
+        recent = self._recent
         last = recent[-IN_A_ROW:]
         if len(last) == IN_A_ROW and len(set(last)) >= MANY_DOMAINS:
             return True

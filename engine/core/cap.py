@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +112,7 @@ class Cap:
         self.windows: Mapping[str, RefusalBudget | Warmth] = {}
         self.breaker: Breaker | None = None
         self.unsaved = False  # something changed that the next run has to know
-        self._tempfails: deque[tuple[float, bool]] = deque()  # (when, bad) of replies in the breaker's window
+        self._tempfails: list[tuple[float, bool]] = []  # (when, bad) of replies in the breaker's window
 
     @property
     def stops(self) -> bool:
@@ -295,8 +294,8 @@ class Cap:
             return
         limits, window = self.policy.breaker, self._tempfails
         window.append((now, bad))
-        while window[0][0] <= now - limits.window_s:
-            window.popleft()
+        if window[0][0] <= now - limits.window_s:
+            self._tempfails = window = [entry for entry in window if entry[0] > now - limits.window_s]
         if not bad or len(window) < limits.min_samples:
             return
         if sum(failed for _, failed in window) >= limits.tempfail_ratio * len(window):

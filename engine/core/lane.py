@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +89,7 @@ class Lane:
         self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
         self.learn()
         self._positive_at = float("-inf")  # when the allowance pays for another doubt
-        self._refusing: deque[tuple[str, bool]] = deque(maxlen=OF_LAST)  # one answer a domain: did it refuse us
+        self._refusing: list[tuple[str, bool]] = []  # the newest OF_LAST: one answer a domain: did it refuse us
 
     @property
     def idle(self) -> bool:
@@ -420,7 +419,7 @@ class Lane:
     def _refused_by(self, name: str) -> bool:
         """A refusal of reach `domain`: whether so many domains refuse that it is the source they mean."""
         self._answered(name, refused=True)
-        last = list(self._refusing)
+        last = self._refusing
         in_a_row = len(last) >= DOMAINS_IN_A_ROW and all(refused for _, refused in last[-DOMAINS_IN_A_ROW:])
         return in_a_row or sum(refused for _, refused in last) >= DOMAINS_OF_LAST
 
@@ -432,6 +431,7 @@ class Lane:
                 self._refusing.remove(known)
                 break
         self._refusing.append((name, refused))
+        del self._refusing[:-OF_LAST]
 
     def _start_positive(self, now: float, *, trial: bool) -> Visit | None:
         domain = self.queue.domains.get(self.brake.most_refused)

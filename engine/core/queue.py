@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -41,7 +41,7 @@ class Domain:
     name: str
     id: int
     site: str
-    items: deque[Item] = field(default_factory=deque)
+    items: list[Item] = field(default_factory=list)
     later: int = 0  # addresses that wait for a time to come
     in_flight: int = 0  # transactions
     control: ControlAnswer = ControlAnswer.UNKNOWN
@@ -120,7 +120,7 @@ class Queue:
             heapq.heappush(self._later, (at, next(self._order), item, item.domain))
             return
         if first:
-            domain.items.appendleft(item)
+            domain.items.insert(0, item)
         else:
             domain.items.append(item)
         self.offer(domain, now, first=first)
@@ -168,7 +168,8 @@ class Queue:
 
     def take(self, domain: Domain, number: int) -> list[Item]:
         """The next addresses of a domain, off the queue."""
-        items = [domain.items.popleft() for _ in range(min(number, len(domain.items)))]
+        items = domain.items[:number]
+        del domain.items[:number]
         self.waiting -= len(items)
         self._withdraw(domain)
         return items

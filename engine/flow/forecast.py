@@ -22,8 +22,8 @@ from engine.flow.survey import unpack_hosts
 from engine.store.journal import Journal
 from engine.store.state import State
 
-CPU_S = 5.0
-MAX_DOMAINS = 50_000  # that are looked up for a simulation; a longer list goes by the ceilings
+CPU_S = 2.0
+MAX_DOMAINS = 10_000  # that are looked up for a simulation; a longer list goes by the ceilings
 SEED = 0  # the same list gets the same forecast
 
 

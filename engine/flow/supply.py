@@ -1,7 +1,8 @@
 """Fills one identity's lanes from the journal, and brings back what earlier runs spent and learnt.
 
 1. The journal is read in bulk: one look for hundreds of sites, one for what the identity state knows of them.
-2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site; the rest stays in the journal.
+2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site, in LANES lanes and those of the last look; the
+   rest stays in the journal.
 3. Other policies reach lanes that are at work in place; where thousands are, other greenlets get their turn between.
 """
 
@@ -27,6 +28,7 @@ from engine.store.journal import Journal
 from engine.store.state import State
 
 IN_MEMORY = 50_000
+LANES = 20_000  # of some 8 KB each: what lanes and sessions take has to stay below 250 MB
 SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
 EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
@@ -84,7 +86,7 @@ class Supply:
         if self.look_at is None or now < self.look_at:
             return
         held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
-        while held < IN_MEMORY:
+        while held < IN_MEMORY and len(self._schedule.lanes) < LANES:
             loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
             held += self._take_in(loads, now)
             if len(loads) < SITES_AT_ONCE:
