@@ -72,6 +72,7 @@ class Prober:
         self.ended = ""  # the ending of all that waits under this identity, once it was given up
         self._shared = shared
         self._breakers: dict[str, BreakerState] = {}  # of each lane whose breaker has moved, as last told
+        self._held: set[str] = set()  # domains that are told to be held
         self._doubting: gevent.Greenlet | None = None
         self._watching: gevent.Greenlet | None = None
         key, wall, journal = self.identity.key, shared.wall, shared.journal
@@ -312,6 +313,7 @@ class Prober:
         self._refuse(lane.policy)
         self._supply.refill(lane, now)
         self._note(lane)
+        self._note_holds(lane)
         self._give_up(lane, now)
         self.schedule.touch(lane, now, visit.caps)
         self._caps.done(visit, now)
@@ -373,6 +375,13 @@ class Prober:
         self._shared.journal.end("provider_paused", self._shared.stamp(), lane=lane.key, identity=self.identity.key)
         cause = cap.breaker.cause if cap.breaker else ""
         log.warning("given_up", lane=lane.key, ending="provider_paused", cause=cause)
+
+    def _note_holds(self, lane: Lane) -> None:
+        """Tell of each domain that has come to be held, once."""
+        for domain in lane.queue.held():
+            if domain.hold is not None and domain.name not in self._held:
+                self._held.add(domain.name)
+                log.warning("domain_held", lane=lane.key, domain=domain.name, cause=domain.hold.cause)
 
     def _tell_named(self, named: str) -> None:
         """A reply named a block list: whoever watches asks that list at once."""

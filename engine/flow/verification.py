@@ -280,8 +280,10 @@ class Verification:
         unusable = unbindable(identity)
         if unusable:
             raise WrongUse(f"The identity {identity.name}: {unusable}")
+        lifted = [name for name in ("sessions", "refusals") if getattr(identity.limits, name) is None]
+        lift = f"limits lifted by the identity's file: {', '.join(lifted)}" if lifted else ""
         if request.mode is not Mode.ENHANCED:
-            return []
+            return [AuditRow(at=time.time(), kind="policy", identity=identity.key, note=lift)] if lift else []
         findings = preflight(identity, resolver, allow_private=request.allow_private, listed=request.listed)
         failed = [finding.say for finding in findings if finding.outcome is Check.FAIL]
         if failed and not request.accepted_risk:
@@ -294,7 +296,7 @@ class Verification:
         private = "private addresses admitted" if request.allow_private else ""
         return [
             AuditRow(at=time.time(), kind="policy", identity=identity.key, note=note)
-            for note in (accepted, private)
+            for note in (accepted, private, lift)
             if note
         ]
 
