@@ -16,7 +16,7 @@ from engine.cli.machine import by_option, config_option, state_option, state_pat
 from engine.cli.placed import obeyed, until_moment, until_option
 from engine.cli.tables import aligned, gap
 from engine.core.identity import Identity, Status
-from engine.flow.identity_status import IdentityStatus, read_identities
+from engine.flow.identity_status import IdentityStatus, OpenListing, read_identities
 from engine.flow.job import WrongUse
 from engine.flow.lane_limits import moment
 from engine.flow.standing import said, words
@@ -178,7 +178,7 @@ def _lines(each: IdentityStatus) -> list[str]:
     elif each.answering:
         rows.append(("  breaker", f"closed; {each.refusing} of the last {each.answering} sites refuse it"))
     rows += [
-        ("  listed", f"{one.list} ({one.sublist}), {one.severity.label}, since {moment(one.since)}")
+        ("  listed", f"{_list_name(one)}, {one.severity.label}, since {moment(one.since)}")
         for one in each.listings
     ]
     rows += [("  spent", f"{tokens} of its {name} window") for name, tokens in each.spent]
@@ -209,3 +209,7 @@ def _values(each: IdentityStatus) -> dict[str, Any]:
                      for one in each.listings],
         "spent": dict(each.spent),
     }  # fmt: skip
+
+
+def _list_name(one: OpenListing) -> str:
+    return one.list if one.sublist == one.list else f"{one.list}/{one.sublist}"

@@ -92,6 +92,7 @@ class Monitor:
         self._wake = Event()
         self._error: Exception | None = None
         self._nowhere = nowhere  # where a made-up name must not exist
+        self._examined_at = float("-inf")
         self._moves: list[Move] | None = None  # those of an examination, until it is over
 
     # --- at work ----------------------------------------------------------------------------------------------
@@ -261,13 +262,9 @@ class Monitor:
         if self._moves is not None:
             self._moves.append(move)
             return
-        if move.finding is Finding.SILENT:  # is it the list, or nobody at all?
-            made_up = self._checker.asker.ask(f"{secrets.token_hex(12)}.{self._nowhere}")
-            self.trouble = "The resolver gives no answer." if made_up.error else ""
-            if self.trouble:
-                log.error("resolver_unfit", why=self.trouble)
-                return
-        elif self.trouble and move.usable:
+        if move.finding is Finding.SILENT and self._nobody_answers():
+            return
+        if move.usable:
             self.trouble = ""
         severity, now = self.registry.named(move.list).severity, self._clock()
         if move.usable:
@@ -283,6 +280,17 @@ class Monitor:
         why = move.detail or move.finding.value
         self._events.list_failed(move.list, why, last_good=since, severity=severity, now=now)
         log.warning("list_failed", list=move.list, why=why)
+
+    def _nobody_answers(self) -> bool:
+        """Whether it is the resolver that is silent, and not a list; looked at once in EXAMINE_S."""
+        now = self._clock()
+        if now - self._examined_at >= EXAMINE_S:
+            self._examined_at = now
+            made_up = self._checker.asker.ask(f"{secrets.token_hex(12)}.{self._nowhere}")
+            told, self.trouble = self.trouble, "The resolver gives no answer." if made_up.error else ""
+            if self.trouble and not told:
+                log.error("resolver_unfit", why=self.trouble)
+        return bool(self.trouble)
 
     def _look(self) -> None:
         """Orders of running engines, and the ends of dwell times."""

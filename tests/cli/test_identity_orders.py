@@ -114,7 +114,7 @@ def test_what_the_state_knows_is_shown() -> None:
         connection.commit()
     told = engine("status").output
     assert "  breaker  open for 10 min more after ip_blocklisted" in told
-    assert told.count("  listed   zen (sbl), critical, since 1970-01-01T00:00:00Z") == 1
+    assert told.count("  listed   zen/sbl, critical, since 1970-01-01T00:00:00Z") == 1
     assert "old" not in told
 
 
