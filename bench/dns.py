@@ -1,7 +1,7 @@
 """CPU of a look-up: ours, cold and warm, against bare pycares on the same loop, in one run; and memory over many names.
 
-    python -m bench.dns                     the CPU of a look-up, and how many times bare pycares' it is
-    python -m bench.dns --names 1000000     the process's memory while that many distinct names pass
+    python -m bench dns                     the CPU of a look-up, and how many times bare pycares' it is
+    python -m bench dns --names 1000000     the process's memory while that many distinct names pass
 
 The name server is a process of its own on loopback that answers any MX question, the address beside it.
 """
@@ -127,14 +127,22 @@ def with_server(run: Callable[[int, int], None], count: int) -> None:
             server.terminate()
 
 
-if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> int:
+    """Measure the CPU of look-ups, or with --names the memory."""
+    options = argparse.ArgumentParser(
+        prog="python -m bench dns", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("--names", type=int, help="measure memory over this many distinct names")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     if given.serve:
         serve()
     elif given.names:
         with_server(memory, given.names)
     else:
         with_server(cost, 9_000)  # within the life of one c-ares channel, so that both sides do the same
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

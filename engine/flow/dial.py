@@ -64,6 +64,10 @@ class Desk:
     brake: IdentityBrake = field(default_factory=IdentityBrake)
     failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
     suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
+    offset_s: float = field(init=False)  # of the wall clock to the run's own, which it follows
+
+    def __post_init__(self) -> None:
+        self.offset_s = self.wall() - self.clock()
 
     def count(self, policy: Policy, one: Judged) -> None:
         """An answer goes to the metrics: once, where it was judged."""

@@ -43,7 +43,7 @@ def audit_row(
     """
     reply, endpoint, consent = one.answer.reply, line.endpoint, desk.job.consent
     return AuditRow(
-        at=desk.wall() - (desk.clock() - at),
+        at=at + desk.offset_s,
         kind=kind,
         stage=one.answer.stage.value,
         code=reply.code if reply else None,
@@ -64,7 +64,7 @@ def connect_row(desk: Desk, line: Line, at: float) -> AuditRow:
     assert line.endpoint is not None
     consent = desk.job.consent
     return AuditRow(
-        at=desk.wall() - (desk.clock() - at),
+        at=at + desk.offset_s,
         kind="connect",
         stage=Stage.EHLO.value,
         identity=desk.identity.key,

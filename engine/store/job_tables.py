@@ -199,8 +199,12 @@ def do_add_rows(rows: Sequence[NewRow], conn: sqlite3.Connection) -> None:
     )
 
 
-def do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
-    for one in found:
+def do_route(found: Sequence[Routed], limit: int, conn: sqlite3.Connection) -> int:
+    """Route domains, at most `limit` addresses of them; says how many of `found` are done.
+
+    SQLite keeps a copy of each page that a savepoint changes, and the addresses of a domain lie all over the table.
+    """
+    for place, one in enumerate(found):
         site_id = None
         if one.site_key:
             conn.execute(
@@ -210,23 +214,22 @@ def do_route(found: Sequence[Routed], conn: sqlite3.Connection) -> None:
             (site_id,) = conn.execute(
                 "SELECT id FROM sites WHERE key = ? AND identity = ?", (one.site_key, one.identity)
             ).fetchone()
-        conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
+        values: tuple[Any, ...] = (site_id, one.policy, one.policy)
+        ends = ""
         if one.reason:
-            conn.execute(
-                f"""UPDATE addresses SET state = {SETTLED}, site_id = ?, provider = ?, policy = ?, reason = ?,
-                          detail = ?, stage = ?, mx_host = ?, catch_all = ?, checked_at = ?
-                    WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
-                (
-                    site_id, one.policy, one.policy, one.reason, one.detail, one.stage, one.mx_host, one.catch_all,
-                    one.checked_at, one.domain_id,
-                ),
-            )  # fmt: skip
-        else:
-            conn.execute(
-                f"""UPDATE addresses SET state = {WAITING}, site_id = ?, provider = ?, policy = ?
-                    WHERE domain_id = ? AND state = {NEW}""",  # noqa: S608 - our own numbers
-                (site_id, one.policy, one.policy, one.domain_id),
-            )
+            ends = ", reason = ?, detail = ?, stage = ?, mx_host = ?, catch_all = ?, checked_at = ?"
+            values += (one.reason, one.detail, one.stage, one.mx_host, one.catch_all, one.checked_at)
+        moved = conn.execute(
+            f"""UPDATE addresses SET state = {SETTLED if one.reason else WAITING}, site_id = ?, provider = ?, policy = ?
+                       {ends}
+                WHERE id IN (SELECT id FROM addresses WHERE domain_id = ? AND state = {NEW} LIMIT ?)""",  # noqa: S608
+            (*values, one.domain_id, limit),
+        ).rowcount
+        limit -= moved
+        if limit <= 0:
+            return place  # it may have more
+        conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
+    return len(found)
 
 
 _WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,
