@@ -178,8 +178,7 @@ def _lines(each: IdentityStatus) -> list[str]:
     elif each.answering:
         rows.append(("  breaker", f"closed; {each.refusing} of the last {each.answering} sites refuse it"))
     rows += [
-        ("  listed", f"{_list_name(one)}, {one.severity.label}, since {moment(one.since)}")
-        for one in each.listings
+        ("  listed", f"{_list_name(one)}, {one.severity.label}, since {moment(one.since)}") for one in each.listings
     ]
     rows += [("  spent", f"{tokens} of its {name} window") for name, tokens in each.spent]
     return [title, *aligned(rows)]

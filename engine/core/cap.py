@@ -93,8 +93,8 @@ class Cap:
     """
 
     __slots__ = (
-        "_tempfails", "above", "breaker", "budget", "concurrency", "key", "line", "open_sessions", "pace", "policy",
-        "recipients", "sessions", "starts", "unsaved", "windows",
+        "_tempfails", "above", "breaker", "budget", "concurrency", "key", "line", "most", "open_sessions", "pace",
+        "policy", "recipients", "sessions", "starts", "unsaved", "windows",
     )  # fmt: skip
 
     def __init__(self, key: str, above: Cap | None = None) -> None:
@@ -103,6 +103,7 @@ class Cap:
         self.line = Line()
         self.open_sessions = 0
         self.concurrency = sys.maxsize
+        self.most = sys.maxsize  # sessions at once that it was told to be enough
         self.policy: Policy | None = None
         self.sessions: Gate | None = None
         self.starts: RefusalBudget | None = None
@@ -234,6 +235,11 @@ class Cap:
             self._weigh(reason, now, jitter, first=first)
         self.unsaved |= self.breaker.state is not state
 
+    def crowded(self, most: int) -> None:
+        """So many sessions at once are enough, whatever the policy says; what was learnt only ever shrinks."""
+        self.most = max(1, min(self.most, most))
+        self.concurrency = min(self.concurrency, self.most)
+
     def blamed(self, now: float) -> None:
         """Our source as a whole is refused: the counts that adapt are halved, at most once an hour."""
         for count in (self.starts, self.budget):
@@ -246,7 +252,7 @@ class Cap:
         if self.pace is None or self.budget is None or self.breaker is None:
             _across(self, policy, now)
             return
-        self.concurrency = policy.sessions.concurrency
+        self.concurrency = min(policy.sessions.concurrency, self.most)
         assert self.sessions is not None
         self.sessions.set_rate(policy.sessions.rate.per_s, now, policy.sessions.burst)
         self.pace.adopt(policy.recipients.rate, policy.pace, policy.recipients.per_transaction, now)

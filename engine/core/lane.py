@@ -309,8 +309,12 @@ class Lane:
             if name not in self.brake.domains:
                 self.queue.forget(domain)
 
-    def learn(self, *, per_transaction: int | None = None, per_session: int | None = None) -> None:
-        """A site told that it takes fewer recipients; what was learnt only ever shrinks."""
+    def learn(
+        self, *, per_transaction: int | None = None, per_session: int | None = None, connections: int | None = None
+    ) -> None:
+        """A site told that it takes fewer recipients or connections; what was learnt only ever shrinks."""
+        if connections is not None:
+            self.own.crowded(connections)
         transaction, session = self._taught
         if per_transaction is not None:
             transaction = max(1, min(transaction, per_transaction))

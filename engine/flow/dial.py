@@ -105,6 +105,9 @@ class Desk:
             domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s, caps=visit.caps
         )
         self.memory.note(lane, visit.caps)
+        if one.reason.code == "too_many_connections" and lane.own.open_sessions > 1:  # this one was too many
+            lane.learn(connections=lane.own.open_sessions - 1)
+            self.state.learn(lane.key, "connections", lane.own.most, self.wall())
         self.guard.replied(visit, line, one, source=source)
 
     def distrust(self) -> None:

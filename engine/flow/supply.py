@@ -266,6 +266,7 @@ class Supply:
                 lanes[key].learn(
                     per_transaction=int(limits["per_transaction"]) if "per_transaction" in limits else None,
                     per_session=int(limits["per_session"]) if "per_session" in limits else None,
+                    connections=int(limits["connections"]) if "connections" in limits else None,
                 )
         new = [(lane, domain) for lane, domain, is_new in expected if is_new]
         facts = self._state.facts([domain.name for _, domain in new], wall) if new else {}

@@ -477,3 +477,18 @@ def test_a_breaker_keeps_how_often_it_doubled():
     lane.breaker.close()
     lane.breaker.open(3000.0, "ip_blocked")
     assert lane.breaker.until == 3060.0
+
+
+def test_a_site_that_counts_too_many_connections_sees_fewer_from_then_on():
+    """Under any policy that a reload brings, and never more again; one is always left."""
+    lane = loaded(40, domains=10, sessions=Sessions(concurrency=4, rate=Rate(10, 1.0), burst=4))
+    visits = [lane.start(at) for at in (0.0, 0.5, 1.0)]
+    assert all(visits)
+    lane.learn(connections=2)
+    assert lane.start(1.5) is None
+    assert lane.more(visits[0], 1.5) is None, "beyond the number it says QUIT"
+    adopt(lane, policy(sessions=Sessions(concurrency=9, rate=Rate(10, 1.0), burst=4)), 2.0)
+    lane.learn(connections=7)
+    assert (lane.own.concurrency, lane.own.most) == (2, 2)
+    lane.learn(connections=0)
+    assert lane.own.concurrency == 1

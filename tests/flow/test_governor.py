@@ -34,6 +34,7 @@ def spec():
             "one-more": {"replies": {"rcpt": LISTED}, "starttls": False},
             "slowed": {"replies": {"rcpt": "450 4.7.1 Too many messages from you, try again in 300 seconds"}},
             "calm": {"starttls": False},
+            "crowded": {"starttls": False, "delay": {"rcpt": "50ms"}},
             "fickle": {"starttls": False},
             "deaf": {"listen": "full"},
         },
@@ -44,6 +45,9 @@ def spec():
         "domains": {
             "turn-{01..32}.lab": {"persona": "turning", "mailboxes": ["ada"]},
             "calm-{01..48}.lab": {"persona": "calm", "mailboxes": ["ada"]},
+            "crowded.lab": {"mx": ["mx.crowded.lab"], "mailboxes": [f"u{n:04}" for n in range(1, 21)]},
+            "crowded-too.lab": {"mx": ["mx.crowded.lab"], "mailboxes": [f"u{n:04}" for n in range(1, 21)]},
+            "mx.crowded.lab": {"persona": "crowded", "a": True},
             "alone.lab": {"persona": "one-more", "mailboxes": ["ada"]},
             "slowed.lab": {"persona": "slowed", "mailboxes": ["ada"]},
             "fickle.lab": {"mx": ["mx.fickle.lab"], "mailboxes": [f"u{n:04}" for n in range(1, 161)]},
@@ -193,3 +197,16 @@ def test_a_site_that_refused_and_now_accepts_everybody_loses_its_facts(lab, veri
         events = connection.execute("SELECT kind, detail FROM events").fetchall()
     assert facts == 0
     assert [(kind, json.loads(detail)["domain"]) for kind, detail in events] == [("silent_accept", "fickle.lab")]
+
+
+def test_how_many_connections_a_site_takes_is_learnt_and_kept(lab, verify):
+    """Two are open when it says that they are too many: from then on it sees one, in the next run too."""
+    calls = {"default": {"sessions": {"concurrency": 2, "rate": "50/s", "burst": 2}, "breaker": {"open": "0.2s"},
+                         "recipients": {"rate": "100/s", "per_transaction": 1, "per_session": 3},
+                         "refusals": {"per_session": 50, "rate": "1000/h"}, "retry": {"give_up": "1s"}}}  # fmt: skip
+    rows = [f"u{n:04}@crowded.lab" for n in range(1, 21)] + [f"u{n:04}@crowded-too.lab" for n in range(1, 21)]
+    lab.set("crowded", replies={"rcpt": "421 4.7.0 Too many concurrent SMTP connections from your address"})
+    first = verify(lab, rows, policies=calls)
+    with closing(sqlite3.connect(f"file:{first.state}?mode=ro", uri=True)) as state:
+        learnt = state.execute("SELECT name, value FROM learned WHERE name = 'connections'").fetchall()
+    assert learnt == [("connections", 1.0)]
