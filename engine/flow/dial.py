@@ -9,167 +9,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
 
 import gevent
 
-from engine.core.brake import IdentityBrake
-from engine.core.cap import Cap, let_out
-from engine.core.caps import MAX_ADDRESSES, MAX_HOSTS
-from engine.core.identity import Identity, Job
+from engine.core.caps import MAX_ADDRESSES
 from engine.core.lane import Lane, Visit
-from engine.core.policy import Policy, PolicySet, ReplyRow
-from engine.core.queue import Domain
 from engine.core.reasons import Fault, Reach, Stage
+from engine.flow.desk import Desk
 from engine.flow.evidence import audit_row, connect_row
-from engine.flow.guard import Guard
 from engine.flow.judged import Judged, judge_ended
-from engine.flow.memory import Memory
-from engine.metrics import Metrics
-from engine.net.session import Endpoint, Session, SessionEnded
-from engine.store.audit import AuditRow
-from engine.store.job_tables import Outcome
-from engine.store.journal import Journal
-from engine.store.state import State
-from engine.store.writer import Ticket
+from engine.flow.line import Line, SiteHosts
+from engine.net.session import Session, SessionEnded
 
 _OWN_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
-
-
-@dataclass(slots=True)
-class Desk:
-    """What every visit of a run shares."""
-
-    job: Job
-    identity: Identity
-    policies: PolicySet
-    journal: Journal
-    state: State
-    secret: bytes
-    port: int
-    clock: Callable[[], float]  # monotonic seconds
-    wall: Callable[[], float]  # seconds since the epoch
-    stamp: Callable[[], str]  # RFC 3339, UTC
-    jitter: Callable[[], float]
-    metrics: Metrics
-    guard: Guard
-    memory: Memory
-    admit: Callable[[Visit, str, str], bool]  # whether a visit may dial this host at this address
-    transcript: Callable[[str, str, float], None] | None = None
-    one_attempt: bool = False  # `check` asks once and says what a run would do next
-    draining: bool = False  # nothing more is asked; sessions say QUIT
-    brake: IdentityBrake = field(default_factory=IdentityBrake)
-    failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
-    suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
-    offset_s: float = field(init=False)  # of the wall clock to the run's own, which it follows
-
-    def __post_init__(self) -> None:
-        self.offset_s = self.wall() - self.clock()
-
-    def count(self, policy: Policy, one: Judged) -> None:
-        """An answer goes to the metrics: once, where it was judged."""
-        reply = one.answer.reply
-        self.metrics.judged(
-            policy.name, self.identity.name, one.answer.stage, reply.code if reply else None, one.reason,
-            refusal=one.refusal,
-        )  # fmt: skip
-
-    def stops(self, visit: Visit) -> bool:
-        """Whether this visit may ask nothing more: the run ends, or the identity is refused."""
-        return self.draining or self.guard.stops(visit)
-
-    def in_turn(
-        self, caps: Sequence[Cap], stops: Callable[[], bool], recipients: int = 0, latest: float = float("inf")
-    ) -> float | None:
-        """Wait until these caps let a connection out, or so many recipients: that moment.
-
-        None when it `stops` meanwhile, or would have to wait beyond `latest`; nothing may leave then.
-        """
-        while not stops():
-            now = self.clock()
-            until = let_out(caps, now, recipients)
-            if not until:
-                return now
-            if until > latest:
-                return None
-            gevent.sleep(until - now)
-        return None
-
-    def observe(self, visit: Visit, line: Line, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
-        """One observation a reply: lane, identity and what the next run must know learn of it at once."""
-        lane = visit.lane
-        source = lane.observe(
-            domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s, caps=visit.caps
-        )
-        self.memory.note(lane, visit.caps)
-        if one.reason.code == "too_many_connections" and lane.own.open_sessions > 1:  # this one was too many
-            lane.learn(connections=lane.own.open_sessions - 1)
-            self.state.learn(lane.key, "connections", lane.own.most, self.wall())
-        self.guard.replied(visit, line, one, source=source)
-
-    def distrust(self) -> None:
-        """Unbacked refusals prove nothing any more, wherever they come from; a resume remembers it."""
-        self.suspect = True
-        self.journal.put(f"suspect {self.identity.key}", True)
-
-    def trust(self) -> None:
-        """Somebody was accepted."""
-        if self.suspect:
-            self.suspect = False
-            self.journal.put(f"suspect {self.identity.key}", False)
-
-    def write(self, outcomes: Sequence[Outcome], rows: Sequence[AuditRow]) -> None:
-        """Replies to the journal, and then the audit's head to the state; nobody waits for it."""
-        self.journal.record(outcomes, rows).then(self._written)
-
-    def _written(self, ticket: Ticket[Any]) -> None:
-        try:
-            head = ticket.wait()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run must not go on without its journal
-            self.failed(error)
-            return
-        if head is not None:
-            self.state.put_head(self.job.id, head.seq, head.hash)
-
-
-@dataclass(slots=True)
-class SiteHosts:
-    """A site in memory: its journal id, its hosts to dial, and what was learnt of them in this run."""
-
-    id: int
-    key: str
-    hosts: tuple[tuple[str, tuple[str, ...]], ...]
-    without_utf8: set[str] = field(default_factory=set)
-
-    def endpoints(self, port: int) -> list[Endpoint]:
-        """Where to dial, in order."""
-        return [
-            Endpoint(name, address, port)
-            for name, addresses in self.hosts[:MAX_HOSTS]
-            for address in addresses[:MAX_ADDRESSES]
-        ]
-
-
-@dataclass(slots=True)
-class Line:
-    """An open session, or why there is none; `endpoint` is the last one dialled, `rows` those of its policy.
-
-    `tried` are the audit's rows of its connections, until they are written.
-    """
-
-    endpoint: Endpoint | None = None
-    session: Session | None = None
-    rows: Sequence[ReplyRow] = ()
-    failure: Judged | None = None
-    tried: list[AuditRow] = field(default_factory=list)
-
-    def take_tried(self) -> list[AuditRow]:
-        """The rows that are not written yet, to be written now."""
-        tried, self.tried = self.tried, []
-        return tried
 
 
 def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Line:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.core.reasons import Stage
 from engine.core.verdict import is_listed_refusal
+from engine.flow.desk import Desk
 from engine.flow.judged import Judged
+from engine.flow.line import Line
 from engine.store.audit import AuditRow
-
-if TYPE_CHECKING:
-    from engine.flow.dial import Desk, Line
 
 
 def columns(desk: Desk, line: Line, one: Judged, *, attempts: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from engine.core.breaker import BreakerState
 from engine.core.cap import Cap
@@ -20,11 +19,9 @@ from engine.core.identity_breaker import EGRESS, IdentityBreaker, organisation
 from engine.core.lane import Lane, Visit
 from engine.core.reasons import Fault
 from engine.core.schedule import Schedule, Wait
+from engine.flow.judged import Judged
+from engine.flow.line import Line, SiteHosts
 from engine.flow.memory import Memory
-
-if TYPE_CHECKING:
-    from engine.flow.dial import Line, SiteHosts
-    from engine.flow.judged import Judged
 
 NEAR = 0.25  # of the first open time: a lane that opens so much later than the identity is waited for
 _BUSY = frozenset({"server_busy", "server_storage"})

@@ -5,9 +5,11 @@ from __future__ import annotations
 from engine.core.lane import Visit
 from engine.core.reasons import REASONS, Reach, Stage
 from engine.core.verdict import Step, next_move
-from engine.flow.dial import Desk, Line, SiteHosts, dial
+from engine.flow.desk import Desk
+from engine.flow.dial import dial
 from engine.flow.evidence import columns
 from engine.flow.judged import Judged
+from engine.flow.line import Line, SiteHosts
 from engine.flow.survey import ALIVE
 from engine.net.session import Answer
 from engine.store.job_tables import SETTLED

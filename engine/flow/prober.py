@@ -25,7 +25,8 @@ from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet
 from engine.core.reasons import REASONS, Fault
 from engine.core.schedule import Schedule, Wait
-from engine.flow.dial import Desk, reach
+from engine.flow.desk import Desk
+from engine.flow.dial import reach
 from engine.flow.guard import Guard, PortClosed
 from engine.flow.knock import knock
 from engine.flow.memory import Memory

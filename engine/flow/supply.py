@@ -20,7 +20,7 @@ from engine.core.policy import Policy, PolicySet
 from engine.core.queue import Domain, Item
 from engine.core.schedule import Schedule
 from engine.core.verdict import plain_words
-from engine.flow.dial import SiteHosts
+from engine.flow.line import SiteHosts
 from engine.flow.memory import Memory
 from engine.flow.survey import unpack_hosts
 from engine.store.job_tables import WAITING, Load, Pending, Site

@@ -28,9 +28,11 @@ from engine.core.verdict import (
     is_listed_refusal,
     next_move,
 )
-from engine.flow.dial import Desk, Line, SiteHosts, dial
+from engine.flow.desk import Desk
+from engine.flow.dial import dial
 from engine.flow.evidence import audit_row, columns
 from engine.flow.judged import Judged, judge
+from engine.flow.line import Line, SiteHosts
 from engine.net.session import Answer, Session
 from engine.store.audit import AuditRow
 from engine.store.job_tables import PROVISIONAL, SETTLED, WAITING, Outcome

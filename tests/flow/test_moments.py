@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 
-from engine.flow.dial import Desk
+from engine.flow.desk import Desk
 from engine.flow.run import STARTS_AT_ONCE
 from engine.lab.process import LabProcess
 from engine.metrics import Metrics
