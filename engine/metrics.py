@@ -182,8 +182,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "engine_rbl_list_usable", Kind.GAUGE, ("list", "reason"),
-        "1 for a list that passes its probes (reason good), 0 with the reason for one that fails them; lists that are "
-        "not asked have no series.",
+        "1 for a list that passes its probes (reason good), 0 with the reason for one that fails them, or that is not "
+        "asked at all (not_checked).",
     ),
     Family(
         "engine_rbl_check_age_seconds", Kind.GAUGE, ("target",),

@@ -148,6 +148,7 @@ class Monitor:
         """How things stand now."""
         health = [self._checker.health(each.name) for each in self.registry.enabled]
         lists = [(one.name, one.usable, one.finding.value) for one in health if one.finding is not None]
+        lists += [(each.name, False, "not_checked") for each in self.registry.unchecked]
         waiting = {name: count for name, (count, _) in self._alerts.waiting().items()} if self._alerts else {}
         return View(self._clock(), dict(self._newest), lists, waiting, self.unchecked)
 

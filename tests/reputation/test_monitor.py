@@ -240,3 +240,13 @@ def test_a_resolver_that_invents_answers_is_blamed_and_no_list(lab, watch, monke
     it.rounds()
     assert it.checks
     assert it.monitor.trouble == ""
+
+
+def test_a_list_that_may_not_be_asked_is_named_as_not_checked(lab, watch):
+    """In what a scrape sees; and a critical one in what /readyz says."""
+    it = watch()
+    it.rounds()
+    told = {name: (works, why) for name, works, why in it.monitor.view().lists}
+    assert told["members-lab"] == (False, "not_checked")
+    assert told["bl-lab"] == (True, "good")
+    assert it.monitor.unchecked == []  # none of the lab's critical ones is off
