@@ -88,6 +88,7 @@ class Lane:
         self._beside: Sequence[Policy] = ()  # policies of other hosts that its visits may dial
         self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
         self.learn()
+        self._greeted: list[tuple[Cap, ...]] = []  # what connections that ask nothing are charged to
         self._positive_at = float("-inf")  # when the allowance pays for another doubt
         self._refusing: list[tuple[str, bool]] = []  # the newest OF_LAST: one answer a domain: did it refuse us
 
@@ -342,12 +343,13 @@ class Lane:
         if max(granted) > now:
             return max(granted)
         self._open(now)
+        self._greeted.append(self.caps)
         return 0.0
 
     def part(self) -> None:
         """The connection that asked nothing is over."""
         self.open_sessions -= 1
-        for cap in self.caps:
+        for cap in self._greeted.pop(0):  # a reload may have hung the lane under others meanwhile
             cap.open_sessions -= 1
 
     # --- remembering ------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class Prober:
         self.ended = ""  # the ending of all that waits under this identity, once it was given up
         self._shared = shared
         self._breakers: dict[str, BreakerState] = {}  # of each lane whose breaker has moved, as last told
+        self._rescued_at = float("-inf")  # when a lane was last found that could start and that nobody looked at
         self._held: set[str] = set()  # domains that are told to be held
         self._doubting: gevent.Greenlet | None = None
         self._watching: gevent.Greenlet | None = None
@@ -203,10 +204,15 @@ class Prober:
 
         But for an order that holds the identity: then it waits for that one's end. False where no lane went.
         """
-        before = len(self.schedule.lanes)
+        before, now = len(self.schedule.lanes), time.monotonic()
         for lane in list(self.schedule.lanes.values()):
             if lane.idle:
                 self._supply.retire(lane)
+            elif lane.ready_at(now) is not None and now - self._rescued_at > 1.0:  # it was overlooked: look again
+                self._rescued_at = now
+                self.schedule.touch(lane, now)
+                log.warning("lane_overlooked", lane=lane.key)
+                return True
             elif self.hold.starts and not self.ended:
                 raise RuntimeError(f"{lane!r} waits for nothing: {lane.queue!r} {lane.brake!r} {lane.breaker!r}")
         return len(self.schedule.lanes) < before
