@@ -21,9 +21,10 @@ lint: $(READY)  ## style, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(READY)  ## the pages that are made from the code
-	$(BIN)/engine reasons --markdown > docs/reasons.md
-	@$(BIN)/python -c 'from engine.metrics import reference; print(reference(), end="")' > docs/metrics.md
+docs: $(READY)  ## the pages that are made from the code, then the site in build/site
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/python docs/made
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)  ## the engine measured on this machine, small sizes; under 10 minutes on 2 cores
 	$(BIN)/python -m pip install --quiet --group bench
