@@ -53,11 +53,12 @@ class Visit:
     first: Batch
     started_at: float
     caps: tuple[Cap, ...]  # what it is charged to, its lane's own limits first
+    borrowed: tuple[Cap, ...] = ()  # the same, where it was diverted from its lane's: in use until it ends
     recipients: int = 0
     refusals: int = 0
     transactions: int = 0
     half_open: bool = False
-    trials: list[Breaker] = field(default_factory=list)  # the breakers whose half-open session it is
+    trials: dict[Breaker, int] = field(default_factory=dict)  # the breakers whose half-open session it is, and the turn
     waited_s: float = 0.0  # how long its domain had waited for its turn
     trial: bool = False  # the half-open session of the identity
     touched: set[str] = field(default_factory=set)
@@ -186,15 +187,17 @@ class Lane:
             closed = cap.breaker is not None and cap.breaker.state is not BreakerState.CLOSED
             if granted is None or granted > now or cap.line or (closed and len(first.items) > 1):
                 return False
-        trials = [trial for cap in new if (trial := cap.open(now)) is not None]
-        visit.trials += trials
+        trials = _charged(new, now)
+        visit.trials |= trials
         visit.half_open = visit.half_open or bool(trials)
         windows = [window for cap in caps for window in cap.windows.values()]
         for charge in [charge for charge in first.charges if charge.window not in windows]:
             charge.release(0, 0)
             first.charges.remove(charge)
-        for cap in visit.caps:
-            cap.open_sessions -= cap not in caps
+        for cap in [cap for cap in visit.caps if cap not in caps]:
+            cap.open_sessions -= 1
+            if cap.breaker is not None and cap.breaker in visit.trials:  # it asks nobody there: the next one may
+                cap.breaker.release(now, visit.trials.pop(cap.breaker))
         if first.tokens:
             first.charges += [charge for cap in new for charge in cap.charge(now, first.tokens)]
         visit.caps = caps
@@ -298,8 +301,8 @@ class Lane:
         self.open_sessions -= 1
         for cap in visit.caps:
             cap.open_sessions -= 1
-        for breaker in visit.trials:
-            breaker.release(now)
+        for breaker, turn in visit.trials.items():
+            breaker.release(now, turn)
         for name in visit.touched:
             domain = self.queue.domains.get(name)
             if domain is None:
@@ -370,10 +373,10 @@ class Lane:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _open(self, now: float) -> list[Breaker]:
+    def _open(self, now: float) -> dict[Breaker, int]:
         """Charge the start of a session; says of which breakers it is the half-open one."""
         self.open_sessions += 1
-        return [trial for cap in self.caps if (trial := cap.open(now)) is not None]
+        return _charged(self.caps, now)
 
     @staticmethod
     def _room(caps: Sequence[Cap], now: float) -> int:
@@ -456,3 +459,8 @@ class Lane:
 
     def __repr__(self) -> str:
         return f"<Lane {self.key} {self.queue.waiting} waiting, {self.open_sessions} open, {self.breaker.state}>"
+
+
+def _charged(caps: Sequence[Cap], now: float) -> dict[Breaker, int]:
+    """The start of a session is charged to caps; the breakers whose half-open session it is, with its turn."""
+    return {trial: trial.turn for cap in caps if (trial := cap.open(now)) is not None}

@@ -85,6 +85,11 @@ class Schedule:
             self._place(cap, now)
         return diverted
 
+    def stir(self, caps: Sequence[Cap], now: float) -> None:
+        """These caps may grant now what they did not before."""
+        for cap in caps:
+            self._place(cap, now)
+
     def waiting(self, cap: Cap) -> list[Lane]:
         """The lanes that wait for a cap."""
         return [self.lanes[key] for key in cap.line.keys if self._waits_for.get(key) is cap]
@@ -120,7 +125,7 @@ class Schedule:
             if admits is not None and not admits(lane):
                 passed.append(lane)
                 self._waits_for.pop(lane.key, None)
-                self._stir(self._leave(lane, lane.caps), now)
+                self.stir(self._leave(lane, lane.caps), now)
                 continue
             visit = lane.start(now, trial=trial) if self._may_start(lane, now) else None
             if visit is not None:
@@ -137,7 +142,7 @@ class Schedule:
         self._waits_for.pop(lane.key, None)
         if due is None or due > now:
             self._ticket.pop(lane.key, None)
-            self._stir(self._leave(lane, lane.caps), now)
+            self.stir(self._leave(lane, lane.caps), now)
             if due is None:
                 self._entry.pop(lane, None)
             else:
@@ -150,7 +155,7 @@ class Schedule:
             if granted is None or granted > now:
                 self._waits_for[lane.key] = cap
                 self._entry.pop(lane, None)
-                self._stir(self._leave(lane, lane.caps[place + 1 :]), now)
+                self.stir(self._leave(lane, lane.caps[place + 1 :]), now)
                 return False
         return True
 
@@ -164,10 +169,6 @@ class Schedule:
     def _leave(lane: Lane, caps: Sequence[Cap]) -> list[Cap]:
         """Wait no more in these lines; says which it waited in."""
         return [cap for cap in caps if cap.line.leave(lane.key)]
-
-    def _stir(self, caps: Sequence[Cap], now: float) -> None:
-        for cap in caps:
-            self._place(cap, now)
 
     def _place(self, cap: Cap, now: float) -> None:
         """The cap's one entry in the heap: when it has what the lane at its head lacks of it."""
