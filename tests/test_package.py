@@ -73,7 +73,7 @@ def python(*words: str, cwd: Path, path: Path | None = None) -> str:
 
 
 def test_every_dependency_is_pinned_to_a_version_that_it_allows() -> None:
-    """`constraints.txt` has each requirement of setup.cfg, the build's setuptools too, and exactly one version of it."""
+    """`constraints.txt` has each requirement of setup.cfg, the build's setuptools too, in exactly one version."""
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line[0] != "#"]
     pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
     assert len(pinned) == len(pins)
