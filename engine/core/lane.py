@@ -156,11 +156,13 @@ class Lane:
         A `trial` is the half-open session of the identity: it asks one address, whoever is asked.
         """
         due = self.ready_at(now)
-        if due is None or due > now:
-            return None
+        return None if due is None or due > now else self.begin(now, self.first_size(now), trial=trial)
+
+    def begin(self, now: float, size: int, *, trial: bool = False) -> Visit | None:
+        """`start` with a first transaction of `first_size` recipients, which every cap has granted for this moment."""
         if self.urgent:
             return self._start_positive(now, trial=trial)
-        domain, size = self.queue.next(), self.first_size(now)
+        domain = self.queue.next()
         if domain is None:
             return None
         trials = self._open(now)
@@ -387,7 +389,8 @@ class Lane:
         if domain.control_due is not None and domain.control_due <= now:
             return 1
         keep_back = 0 if domain.settled else 1
-        return max(1, min(len(domain.items), self.per_transaction, left - keep_back, max(1, self._room(caps, now))))
+        most = min(len(domain.items), self.per_transaction, left - keep_back)
+        return most if most == 1 else max(1, min(most, self._room(caps, now)))
 
     def _batch(self, domain: Domain, at: float, size: int, caps: Sequence[Cap]) -> Batch:
         """Charge and take the next transaction of `domain`."""
