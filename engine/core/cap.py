@@ -160,8 +160,7 @@ class Cap:
             due = self.recipients.ready_at(now, size)
         for window in self.windows.values():
             room_at = window.room_at(now)
-            if room_at > due:
-                due = room_at
+            due = max(due, room_at)
         return due
 
     def moments(self, now: float, size: int) -> dict[str, float]:
