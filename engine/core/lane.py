@@ -18,6 +18,7 @@ from typing import Any
 from engine.core.brake import Brake, Doubt
 from engine.core.breaker import Breaker, BreakerState
 from engine.core.cap import Cap, Charge, answers, site_cap
+from engine.core.domain_refusals import DomainRefusals
 from engine.core.policy import Policy
 from engine.core.queue import Domain, Item, Queue
 from engine.core.reasons import Reach, Reason
@@ -25,9 +26,6 @@ from engine.core.reasons import Reach, Reason
 MAX_TRANSACTIONS = 10  # in a session: Exim counts RSETs and drops it at the 12th (smtp_accept_max_nonmail = 10)
 PATIENCE_S = 2.0  # no session idles for tokens: one that would wait longer says QUIT
 AGE = 0.5  # of the session's time: after that no transaction is begun that the deadline could cut
-DOMAINS_IN_A_ROW = 3  # so many domains of a lane that refuse us one after the other are the source's refusal
-OF_LAST = 25  # or so many of the lane's last domains that answered
-DOMAINS_OF_LAST = 5
 ALLOWANCE_S = 3600.0  # a lane pays the positive control of one doubt in this time, outside its refusal budget
 
 
@@ -91,7 +89,7 @@ class Lane:
         self.learn()
         self._greeted: list[tuple[Cap, ...]] = []  # what connections that ask nothing are charged to
         self._positive_at = float("-inf")  # when the allowance pays for another doubt
-        self._refusing: list[tuple[str, bool]] = []  # the newest OF_LAST: one answer a domain: did it refuse us
+        self._refusals = DomainRefusals()
 
     @property
     def idle(self) -> bool:
@@ -267,12 +265,12 @@ class Lane:
         delay `delay_s` that the reply names, at least. `caps` are the visit's, if not the lane's own.
         """
         at_least_s = delay_s or 0.0
-        source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refused_by(domain.name))
+        source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refusals.refused(domain.name))
         for cap in caps or self.caps:
             cap.observe(reason, reach, now, jitter, source=source, first=first, at_least_s=at_least_s)
         self._hold(domain, reason, reach, now, jitter, at_least_s)
         if reach is Reach.NONE and answers(reason):
-            self._answered(domain.name, refused=False)
+            self._refusals.answered(domain.name)
         return source
 
     def settle(
@@ -427,23 +425,6 @@ class Lane:
                 hold.open(now, reason.code, jitter, at_least_s=at_least_s)
             self.unsaved = True
         self.queue.offer(domain, now)
-
-    def _refused_by(self, name: str) -> bool:
-        """A refusal of reach `domain`: whether so many domains refuse that it is the source they mean."""
-        self._answered(name, refused=True)
-        last = self._refusing
-        in_a_row = len(last) >= DOMAINS_IN_A_ROW and all(refused for _, refused in last[-DOMAINS_IN_A_ROW:])
-        return in_a_row or sum(refused for _, refused in last) >= DOMAINS_OF_LAST
-
-    def _answered(self, name: str, *, refused: bool) -> None:
-        if self._refusing and self._refusing[-1] == (name, refused):
-            return
-        for known in self._refusing:
-            if known[0] == name:
-                self._refusing.remove(known)
-                break
-        self._refusing.append((name, refused))
-        del self._refusing[:-OF_LAST]
 
     def _start_positive(self, now: float, *, trial: bool) -> Visit | None:
         domain = self.queue.domains.get(self.brake.most_refused)
