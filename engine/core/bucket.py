@@ -28,7 +28,8 @@ class TokenBucket:
 
     def ready_at(self, now: float, tokens: int = 1) -> float:
         """The moment from which `tokens` (at most the burst) may be taken together; `now` when at once."""
-        return max(now, self._earliest(tokens))
+        due = self._due + tokens * self._interval_s - self._burst_s
+        return due if due > now else now
 
     @property
     def full_at(self) -> float:
@@ -37,7 +38,7 @@ class TokenBucket:
 
     def take(self, now: float, tokens: int = 1) -> bool:
         """Take `tokens` together, or spend nothing and say False. `now` may lie ahead: a reservation."""
-        if now < self._earliest(tokens):
+        if now < self._due + tokens * self._interval_s - self._burst_s:
             return False
         self._due = max(self._due, now) + tokens * self._interval_s
         self._latest = max(self._latest, now)
@@ -61,9 +62,6 @@ class TokenBucket:
         """Go on where another bucket of this rate stood; what it owes is never made less."""
         if owed_s > 0:
             self._due = max(self._due, now + owed_s)
-
-    def _earliest(self, tokens: int) -> float:
-        return self._due + tokens * self._interval_s - self._burst_s
 
     def __repr__(self) -> str:
         return f"<TokenBucket {1 / self._interval_s:g}/s burst {round(self._burst_s / self._interval_s)}>"

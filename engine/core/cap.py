@@ -140,16 +140,17 @@ class Cap:
         """When it grants a session that begins with `size` recipients; None while only a session's end can tell."""
         if self.open_sessions >= self.concurrency:
             return None
-        due = now
-        if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
-            if self.breaker.state is BreakerState.HALF_OPEN:
+        due = self.asks_at(now, size) if size else now
+        breaker = self.breaker
+        if breaker is not None and breaker.state is not BreakerState.CLOSED:
+            if breaker.state is BreakerState.HALF_OPEN:
                 return None
-            due = max(due, self.breaker.until)
+            due = max(due, breaker.until)
         if self.sessions is not None:
             due = max(due, self.sessions.ready_at(now))
         if self.starts is not None:
             due = max(due, self.starts.room_at(now))
-        return max(due, self.asks_at(now, size)) if size else due
+        return due
 
     def asks_at(self, now: float, size: int) -> float:
         """When it grants `size` recipients in a session that is open."""
@@ -158,7 +159,8 @@ class Cap:
             self.pace.recover(now)
             due = self.recipients.ready_at(now, size)
         for window in self.windows.values():
-            due = max(due, window.room_at(now))
+            room_at = window.room_at(now)
+            due = max(due, room_at)
         return due
 
     def moments(self, now: float, size: int) -> dict[str, float]:
@@ -185,7 +187,10 @@ class Cap:
 
     def room(self, now: float) -> int:
         """How many recipients its windows hold room for."""
-        return min([window.room(now) for window in self.windows.values()], default=sys.maxsize)
+        least = sys.maxsize
+        for window in self.windows.values():
+            least = min(least, window.room(now))
+        return least
 
     # --- charging ---------------------------------------------------------------------------------------------
 

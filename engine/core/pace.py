@@ -28,7 +28,7 @@ FROZEN_S = DAY_S
 class Pace:
     """The adaptive rate of a bucket, in starts a second."""
 
-    __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_own", "_range")
+    __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_own", "_range", "rate_per_s")
 
     def __init__(self, rates: Range, limits: PaceRange, bucket: TokenBucket | Gate) -> None:
         self._range = rates
@@ -37,18 +37,14 @@ class Pace:
         self._cut_at = float("-inf")
         self._changed_at = float("-inf")
         self._own: float | None = None  # the rate that experience made; None: the range's start
-
-    @property
-    def rate_per_s(self) -> float:
-        """The rate now, inside the range."""
-        own = self._range.start.per_s if self._own is None else self._own
-        return min(self._range.ceiling.per_s, own)
+        self.rate_per_s = self._inside()  # the rate now
 
     def adopt(self, rates: Range, limits: PaceRange, burst: int, now: float) -> None:
         """Another range and burst from now on; peace under the old range earns no step in the new one."""
         self._range, self._limits = rates, limits
         if self._changed_at > float("-inf"):
             self._changed_at = now
+        self.rate_per_s = self._inside()
         self._bucket.set_rate(self.rate_per_s, now, burst)
 
     def cut(self, now: float) -> bool:
@@ -94,7 +90,13 @@ class Pace:
 
     def _set(self, rate_per_s: float, now: float) -> None:
         self._own = rate_per_s
+        self.rate_per_s = self._inside()
         self._bucket.set_rate(self.rate_per_s, now)
+
+    def _inside(self) -> float:
+        """What experience made of the rate, inside the range."""
+        own = self._range.start.per_s if self._own is None else self._own
+        return min(self._range.ceiling.per_s, own)
 
     def __repr__(self) -> str:
         return f"<Pace {60 * self.rate_per_s:g}/min of {60 * self._range.ceiling.per_s:g}>"

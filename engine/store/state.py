@@ -387,6 +387,18 @@ class State:
 
         return self._writer.enqueue(self._db, do)
 
+    def forget_check(self, order_id: int, now: float) -> Ticket[None]:
+        """A check's addresses and answers have been read: they are in the job's journal, where they can be erased.
+
+        With it go those whose issuer was killed before it could say so.
+        """
+        query = "DELETE FROM orders WHERE kind = 'check' AND (id = ? OR until < ?)"
+
+        def do(conn: sqlite3.Connection) -> None:
+            conn.execute(query, (order_id, now))
+
+        return self._writer.enqueue(self._db, do)
+
     def order(self, order_id: int) -> Order | None:
         """An order as it stands; its issuer polls this."""
         query = f"SELECT {_ORDER} FROM orders WHERE id = ?"  # noqa: S608 - our own names
