@@ -17,7 +17,9 @@ from typing import Any
 
 from engine.core.brake import Brake, Doubt
 from engine.core.breaker import Breaker, BreakerState
+from engine.core.bucket import NEVER
 from engine.core.cap import Cap, Charge, answers, site_cap
+from engine.core.domain_refusals import DomainRefusals
 from engine.core.policy import Policy
 from engine.core.queue import Domain, Item, Queue
 from engine.core.reasons import Reach, Reason
@@ -25,9 +27,6 @@ from engine.core.reasons import Reach, Reason
 MAX_TRANSACTIONS = 10  # in a session: Exim counts RSETs and drops it at the 12th (smtp_accept_max_nonmail = 10)
 PATIENCE_S = 2.0  # no session idles for tokens: one that would wait longer says QUIT
 AGE = 0.5  # of the session's time: after that no transaction is begun that the deadline could cut
-DOMAINS_IN_A_ROW = 3  # so many domains of a lane that refuse us one after the other are the source's refusal
-OF_LAST = 25  # or so many of the lane's last domains that answered
-DOMAINS_OF_LAST = 5
 ALLOWANCE_S = 3600.0  # a lane pays the positive control of one doubt in this time, outside its refusal budget
 
 
@@ -73,6 +72,12 @@ class Lane:
     batch's end by `settle`, and `finish` the visit.
     """
 
+    __slots__ = (
+        "_beside", "_greeted", "_positive_at", "_refusals", "_taught", "brake", "breaker", "budget", "caps", "key",
+        "open_sessions", "own", "pace", "per_session", "per_transaction", "policy", "queue", "refusals_per_session",
+        "unsaved",
+    )  # fmt: skip
+
     def __init__(self, key: str, policy: Policy, own: Cap | None = None) -> None:
         self.key = key
         self.policy = policy
@@ -90,8 +95,8 @@ class Lane:
         self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
         self.learn()
         self._greeted: list[tuple[Cap, ...]] = []  # what connections that ask nothing are charged to
-        self._positive_at = float("-inf")  # when the allowance pays for another doubt
-        self._refusing: list[tuple[str, bool]] = []  # the newest OF_LAST: one answer a domain: did it refuse us
+        self._positive_at = NEVER  # when the allowance pays for another doubt
+        self._refusals = DomainRefusals()
 
     @property
     def idle(self) -> bool:
@@ -156,11 +161,13 @@ class Lane:
         A `trial` is the half-open session of the identity: it asks one address, whoever is asked.
         """
         due = self.ready_at(now)
-        if due is None or due > now:
-            return None
+        return None if due is None or due > now else self.begin(now, self.first_size(now), trial=trial)
+
+    def begin(self, now: float, size: int, *, trial: bool = False) -> Visit | None:
+        """`start` with a first transaction of `first_size` recipients, which every cap has granted for this moment."""
         if self.urgent:
             return self._start_positive(now, trial=trial)
-        domain, size = self.queue.next(), self.first_size(now)
+        domain = self.queue.next()
         if domain is None:
             return None
         trials = self._open(now)
@@ -265,12 +272,12 @@ class Lane:
         delay `delay_s` that the reply names, at least. `caps` are the visit's, if not the lane's own.
         """
         at_least_s = delay_s or 0.0
-        source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refused_by(domain.name))
+        source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refusals.refused(domain.name))
         for cap in caps or self.caps:
             cap.observe(reason, reach, now, jitter, source=source, first=first, at_least_s=at_least_s)
         self._hold(domain, reason, reach, now, jitter, at_least_s)
         if reach is Reach.NONE and answers(reason):
-            self._answered(domain.name, refused=False)
+            self._refusals.answered(domain.name)
         return source
 
     def settle(
@@ -387,7 +394,8 @@ class Lane:
         if domain.control_due is not None and domain.control_due <= now:
             return 1
         keep_back = 0 if domain.settled else 1
-        return max(1, min(len(domain.items), self.per_transaction, left - keep_back, max(1, self._room(caps, now))))
+        most = min(len(domain.items), self.per_transaction, left - keep_back)
+        return most if most == 1 else max(1, min(most, self._room(caps, now)))
 
     def _batch(self, domain: Domain, at: float, size: int, caps: Sequence[Cap]) -> Batch:
         """Charge and take the next transaction of `domain`."""
@@ -424,23 +432,6 @@ class Lane:
                 hold.open(now, reason.code, jitter, at_least_s=at_least_s)
             self.unsaved = True
         self.queue.offer(domain, now)
-
-    def _refused_by(self, name: str) -> bool:
-        """A refusal of reach `domain`: whether so many domains refuse that it is the source they mean."""
-        self._answered(name, refused=True)
-        last = self._refusing
-        in_a_row = len(last) >= DOMAINS_IN_A_ROW and all(refused for _, refused in last[-DOMAINS_IN_A_ROW:])
-        return in_a_row or sum(refused for _, refused in last) >= DOMAINS_OF_LAST
-
-    def _answered(self, name: str, *, refused: bool) -> None:
-        if self._refusing and self._refusing[-1] == (name, refused):
-            return
-        for known in self._refusing:
-            if known[0] == name:
-                self._refusing.remove(known)
-                break
-        self._refusing.append((name, refused))
-        del self._refusing[:-OF_LAST]
 
     def _start_positive(self, now: float, *, trial: bool) -> Visit | None:
         domain = self.queue.domains.get(self.brake.most_refused)
