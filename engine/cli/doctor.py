@@ -50,9 +50,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--allow-private", is_flag=True, help="Take private addresses for public ones (test networks).")
 @click.option("--state", type=_FILE, help="What this machine remembers; $ENGINE_STATE, or the user's state folder.")
 @click.option("--config", type=_FILE, help="The settings file.")
-@click.option("--json", "as_json", is_flag=True, help="The findings as a JSON list.")
 @click.option(
-    "--alive", is_flag=True, help="Only ask /healthz of the engine that runs here: for container health checks."
+    "--json", "as_json", is_flag=True, help="The findings as a JSON list: check, outcome (pass, fail, unknown), say."
+)
+@click.option(
+    "--alive",
+    is_flag=True,
+    help="Only ask /healthz where ENGINE_METRICS or the settings say: for container health checks.",
 )
 def doctor(config: Path | None, targets: tuple[str, ...], *, as_json: bool, alive: bool, **flags: Any) -> None:
     """Look whether this machine is fit to probe from, and say what to mend.

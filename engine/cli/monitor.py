@@ -42,7 +42,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command(short_help="Watch what block lists say of us, alert, and hold back who is listed.")
 @click.option("--once", is_flag=True, help="Ask every list once, react, print how each target stands, and end.")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there; a port: on loopback.")
-@click.option("--identity", "identity_file", type=_FILE, metavar="FILE", help="Whose addresses: a YAML file.")
+@click.option(
+    "--identity",
+    "identity_file",
+    type=_FILE,
+    metavar="FILE",
+    help="Whose addresses and domains: a YAML file; those of the settings, if not given.",
+)
 @state_option
 @asking_options
 def monitor(
