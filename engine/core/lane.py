@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.core.brake import Brake, Doubt
 from engine.core.breaker import Breaker, BreakerState
+from engine.core.bucket import NEVER
 from engine.core.cap import Cap, Charge, answers, site_cap
 from engine.core.domain_refusals import DomainRefusals
 from engine.core.policy import Policy
@@ -71,6 +72,12 @@ class Lane:
     batch's end by `settle`, and `finish` the visit.
     """
 
+    __slots__ = (
+        "_beside", "_greeted", "_positive_at", "_refusals", "_taught", "brake", "breaker", "budget", "caps", "key",
+        "open_sessions", "own", "pace", "per_session", "per_transaction", "policy", "queue", "refusals_per_session",
+        "unsaved",
+    )  # fmt: skip
+
     def __init__(self, key: str, policy: Policy, own: Cap | None = None) -> None:
         self.key = key
         self.policy = policy
@@ -88,7 +95,7 @@ class Lane:
         self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
         self.learn()
         self._greeted: list[tuple[Cap, ...]] = []  # what connections that ask nothing are charged to
-        self._positive_at = float("-inf")  # when the allowance pays for another doubt
+        self._positive_at = NEVER  # when the allowance pays for another doubt
         self._refusals = DomainRefusals()
 
     @property

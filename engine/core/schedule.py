@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from engine.core.bucket import NEVER
 from engine.core.cap import Cap
 from engine.core.lane import Lane, Visit
 
@@ -107,7 +108,7 @@ class Schedule:
         self._ticket.pop(lane.key, None)
         self._waits_for.pop(lane.key, None)
         for cap in self._leave(lane, lane.caps):
-            self._put(cap, float("-inf"))  # it is somebody else's turn there
+            self._put(cap, NEVER)  # it is somebody else's turn there
         if not lane.own.line:
             self._entry.pop(lane.own, None)
 
@@ -160,13 +161,15 @@ class Schedule:
             return None
         ticket, size = self._take_ticket(lane), lane.first_size(now)
         for place, cap in enumerate(lane.caps):
-            cap.line.join(lane.key, ticket)
-            first = cap.line.first == lane.key
-            granted = cap.ready_at(now, size) if first else None
+            if cap.key != lane.key:  # in the line of its own a lane stands only to wait
+                cap.line.join(lane.key, ticket)
+            served = cap.line.serves(lane.key, ticket)
+            granted = cap.ready_at(now, size) if served else None
             if granted is None or granted > now:
+                lane.own.line.join(lane.key, ticket)
                 self._waits_for[lane.key] = cap
                 self._entry.pop(lane, None)
-                if first:
+                if served:
                     self._put_or_drop(cap, granted)
                 else:
                     self._place(cap, now)
@@ -188,7 +191,7 @@ class Schedule:
     def _place(self, cap: Cap, now: float) -> None:
         """The cap's one entry in the heap: when it has what the lane at its head lacks of it."""
         first = cap.line.first
-        if self._waits_for.get(first) is not cap:
+        if not first or self._waits_for.get(first) is not cap:
             self._entry.pop(cap, None)  # nobody waits, or its first waits for a cap above
             return
         self._put_or_drop(cap, cap.ready_at(now, self.lanes[first].first_size(now)))
