@@ -57,6 +57,7 @@ class Stream:
         self._hub = get_hub()
         self._socket = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
         self._watcher = self._hub.loop.io(self._socket.fileno(), _READ)
+        self._events = _READ  # that the watcher waits for
         self._timer: Any = None
         self._rings_at = 0.0
         self._sleeper: Any = None  # the greenlet that waits
@@ -185,8 +186,8 @@ class Stream:
             raise DeadlinePassed
         if self._timer is None or self.deadline < self._rings_at:
             self._arm()
-        if self._watcher.events != events:
-            self._watcher.events = events
+        if self._events != events:
+            self._watcher.events = self._events = events
         self._sleeper = getcurrent()
         self._watcher.start(self._woken)
         try:
@@ -204,7 +205,7 @@ class Stream:
         self._turn = self._hub.loop.run_callback(self._sleeper.switch)
 
     # One timer serves the whole connection. Deadlines mostly move on, so it is left running, and when it rings early
-    # it is set again: a dialogue of five turns sets it once.
+    # it is set again: a dialogue of five turns sets it once, and its farewell once more.
 
     def _arm(self) -> None:
         self._disarm()
