@@ -193,6 +193,14 @@ def test_every_environment_variable_is_documented() -> None:
     ] == []
 
 
+def test_every_event_of_the_log_is_explained() -> None:
+    """The table has each event that the code logs, and none that it doesn't."""
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "engine").rglob("*.py"))
+    logged = set(re.findall(r"\blog\.(?:info|warning|error)\(\s*\"([a-z_]+)\"", sources))
+    rows = re.findall(r"^\| (`[^|]*`) \|", COMMAND_LINE["The log"], re.MULTILINE)
+    assert logged == {event for row in rows for event in re.findall(r"`(\w+)`", row)}
+
+
 def test_every_field_of_identity_and_consent_is_shown() -> None:
     """The example files have each field."""
     blocks = "\n".join(
