@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint docs bench dist clean
+.PHONY: demo test test-slow lint docs bench dist constraints clean
 
 demo: $(READY)  ## verify a shipped list against the bundled lab
 	@$(BIN)/engine lab demo
@@ -21,16 +21,32 @@ lint: $(READY)  ## style, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(READY)  ## the pages that are made from the code
-	$(BIN)/engine reasons --markdown > docs/reasons.md
-	@$(BIN)/python -c 'from engine.metrics import reference; print(reference(), end="")' > docs/metrics.md
+docs: $(READY)  ## the pages that are made from the code, then the site in build/site
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/python docs/made
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)  ## the engine measured on this machine, small sizes; under 10 minutes on 2 cores
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m bench all --short
 
-dist: $(READY)  ## wheel and sdist
-	rm -rf dist && $(BIN)/python -m build
+# The same commit gives the same bits: its time stands in both files, modes and order are set, setuptools is pinned.
+dist: export SOURCE_DATE_EPOCH ?= $(shell git -c safe.directory='*' log -1 --format=%ct 2>/dev/null || echo 315532800)
+dist: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+dist: $(READY)  ## wheel and sdist, reproducible
+	rm -rf dist build/sdist *.egg-info
+	umask 022 && $(BIN)/python -m build --sdist --outdir build/sdist
+	tar -C build/sdist --no-same-owner -xzf build/sdist/*.tar.gz && rm build/sdist/*.tar.gz
+	chmod -R u=rwX,go=rX build/sdist && mkdir dist
+	cd build/sdist && name=$$(echo *) && tar --sort=name --mtime=@$$SOURCE_DATE_EPOCH --owner=0 --group=0 \
+		--numeric-owner --format=ustar -cf - $$name | gzip -9n > $(CURDIR)/dist/$$name.tar.gz
+	umask 022 && $(BIN)/python -m build --wheel --outdir dist build/sdist/*
+
+constraints: $(READY)  ## constraints.txt anew: what is installed, pinned to what is newest
+	rm -rf build/pins && $(BIN)/python -m venv build/pins
+	build/pins/bin/python -m pip install --quiet --upgrade . setuptools
+	{ echo "# The versions that CI and the image install, and setuptools for make dist. Made by make constraints."; \
+		build/pins/bin/python -m pip freeze --quiet --all --exclude pip --exclude probe-engine; } > constraints.txt
 
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }

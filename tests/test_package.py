@@ -8,11 +8,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("engine", "policies", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md")
@@ -63,6 +67,22 @@ def python(*words: str, cwd: Path, path: Path | None = None) -> str:
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd, env=environ, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+# What it needs
+
+
+def test_every_dependency_is_pinned_to_a_version_that_it_allows() -> None:
+    """`constraints.txt` has each requirement of setup.cfg, the build's setuptools too, in exactly one version."""
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line[0] != "#"]
+    pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    assert len(pinned) == len(pins)
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    wanted = config["options"]["install_requires"].split("\n")
+    wanted += tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["build-system"]["requires"]
+    for each in map(Requirement, filter(None, wanted)):
+        assert each.specifier.contains(pinned[canonicalize_name(each.name)]), each
 
 
 # What is loaded, and when

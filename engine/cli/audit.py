@@ -44,7 +44,7 @@ def audit() -> None:
     "--state",
     "state_path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The identity state that knows the newest row; default: this machine's.",
+    help="The identity state that knows the newest row; this machine's, if not given.",
 )
 def verify(journal: Path, state_path: Path | None) -> None:
     """Check that no row of JOURNAL was changed, removed, inserted, swapped or cut.
@@ -75,7 +75,9 @@ def verify(journal: Path, state_path: Path | None) -> None:
 
 @audit.command(short_help="Write every row as one JSON object a line.")
 @_journal
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A new file; default: stdout.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A new file; stdout, if not given."
+)
 def export(journal: Path, output: Path | None) -> None:
     """Write every row of JOURNAL as one JSON object a line, with hashes, commitments and what was not erased."""
     with _reading(journal) as conn, _written(output) as out:
@@ -90,15 +92,22 @@ def export(journal: Path, output: Path | None) -> None:
 @click.option("--all", "everything", is_flag=True, help="Erase every address and reply text of the job.")
 @click.option("--job", help="The same as --all, for the job of this id only.")
 @click.option("--by", default=getpass.getuser, show_default="you", help="Who erases; goes into the audit.")
-@click.option("--why", default="on request", show_default=True, help="Why; goes into the audit. Name no address here.")
-@click.option("--state", type=click.Path(dir_okay=False, path_type=Path), help="The identity state that knows the job.")
+@click.option(
+    "--why", default="on request", show_default=True, help="Why; goes into the audit for good: name no address here."
+)
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The identity state that knows the job, and vouches for the erasure too.",
+)
 def erase(
     journal: Path, address: str | None, before: str | None, everything: bool, job: str | None, by: str, why: str,
     state: Path | None,
 ) -> None:  # fmt: skip
     """Delete personal values (addresses, reply texts) from JOURNAL; its chain stays whole.
 
-    Erase after the job has ended: a job that still runs may write what was erased once more.
+    One of --address, --before, --all and --job is needed. Erase after the job has ended: a job that still runs may
+    write what was erased once more.
     """
     if job is not None:
         with _reading(journal) as conn:

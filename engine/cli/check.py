@@ -32,7 +32,11 @@ from engine.store.writer import Writer
 @click.command(short_help="Check a few addresses now.")
 @click.argument("addresses", metavar="ADDRESS...", nargs=-1)
 @click.option("--mode", default="", metavar="MODE", help="standard (to EHLO) or enhanced (RCPT; needs consent).")
-@click.option("--transcript", is_flag=True, help="Show the dialogue, with the seconds since each connection began.")
+@click.option(
+    "--transcript",
+    is_flag=True,
+    help="Show the dialogue, with the seconds since each connection began: C we, S the server.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all columns.")
 @click.option("--wait", is_flag=True, help="Follow the ladder (greylisting) instead of asking once.")
 @asking_options

@@ -18,8 +18,18 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group(invoke_without_command=True)
 @click.option("--spec", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Another lab file.")
-@click.option("--smtp-port", type=click.IntRange(0, 65535), default=0, help="The port of all SMTP servers.")
-@click.option("--dns-port", type=click.IntRange(0, 65535), default=0, help="The port of the name server.")
+@click.option(
+    "--smtp-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="The port of all SMTP servers; a free one, if not given.",
+)
+@click.option(
+    "--dns-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="The port of the name server; a free one, if not given.",
+)
 @click.option("--log", type=_FILE, help="Write every connection, command and reply to this file (JSONL).")
 @click.pass_context
 def lab(context: click.Context, spec: Path | None, smtp_port: int, dns_port: int, log: Path | None) -> None:
@@ -54,7 +64,13 @@ def _where(running: LabProcess, spec: Path | None) -> list[str]:
 
 
 @lab.command(short_help="Verify the shipped list against the lab.")
-@click.option("-o", "--output", type=_FILE, default=Path("demo-out/verdicts.csv"), help="Where the rows go.")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    default=Path("demo-out/verdicts.csv"),
+    help="Where the rows go; demo-out/verdicts.csv, if not given.",
+)
 def demo(output: Path) -> None:
     """Verify the shipped list of a few hundred addresses against the lab, and print the table of verdicts."""
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -31,11 +31,11 @@ MODES = """Two modes:
   enhanced  the same, and RCPT for each address; it needs a consent record"""
 
 _OPTIONS = (
-    click.option("--consent", metavar="REF", help="What names the consent: a ticket, a contract."),
-    click.option("--consent-by", metavar="WHO", help="Who granted it."),
+    click.option("--consent", metavar="REF", help="What names the consent: a ticket, a contract. Enhanced needs it."),
+    click.option("--consent-by", metavar="WHO", help="Who granted it. Enhanced needs it."),
     click.option("--purpose", metavar="TEXT", default="", help="What the answers are for."),
     click.option("--consent-at", metavar="TIME", default="", help="When it was granted (RFC 3339); now, if not given."),
-    click.option("--consent-file", type=_FILE, help="The whole record from a YAML or JSON file."),
+    click.option("--consent-file", type=_FILE, help="The record from a YAML or JSON file, in place of these four."),
     click.option("--identity", "identity_file", type=_FILE, help="Who asks: a YAML file."),
     click.option("--helo", default="", metavar="NAME", help="Who asks, by flags: the HELO name."),
     click.option("--mail-from", default="", metavar="ADDR", help="Who asks, by flags: an existing mailbox of yours."),
@@ -48,12 +48,12 @@ _OPTIONS = (
     click.option("--suppress", type=_FILE, help="Addresses and domains that are never probed, one a line."),
     click.option("--dns", multiple=True, metavar="HOST:PORT", help="Name servers to ask; the system's, if not given."),
     click.option("--smtp-port", type=click.IntRange(1, 65535), help="For test networks; 25, if not given."),
-    click.option("--allow-private", is_flag=True, help="Dial loopback and private mail hosts (test networks)."),
+    click.option("--allow-private", is_flag=True, help="Dial private mail hosts too (test networks); audited."),
     click.option("--accept-identity-risk", "accepted_risk", default="", metavar="REASON",
                  help="Go on although preflight failed; audited."),
     click.option("--state", type=_FILE, help="What this machine remembers; $ENGINE_STATE, or the user's state folder."),
     click.option("--config", type=_FILE, help="The settings file."),
-    click.option("--lab", is_flag=True, help="Ask the bundled lab; it brings identity, consent, DNS and policies."),
+    click.option("--lab", is_flag=True, help="Ask the bundled lab, with identity, consent, DNS and state of its own."),
 )  # fmt: skip
 
 

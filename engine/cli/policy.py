@@ -93,9 +93,17 @@ def schema() -> None:
 
 @policy.command(short_help="Tell which policy an address falls under, and what it allows.")
 @click.argument("target", metavar="ADDRESS|DOMAIN")
-@click.option("--mx", "hosts", metavar="HOST", multiple=True, help="A mail host, instead of asking DNS for them.")
+@click.option(
+    "--mx",
+    "hosts",
+    metavar="HOST",
+    multiple=True,
+    help="A mail host, instead of asking DNS for them; may be given more than once.",
+)
 @click.option("--offline", is_flag=True, help="Go by the domains that the policies name, and ask no DNS.")
-@click.option("--dns", "servers", metavar="HOST:PORT", multiple=True, help="Name server; default: the system's.")
+@click.option(
+    "--dns", "servers", metavar="HOST:PORT", multiple=True, help="Name servers to ask; the system's, if not given."
+)
 @click.option(
     "--addresses",
     "sizes",
@@ -103,7 +111,7 @@ def schema() -> None:
     multiple=True,
     type=click.IntRange(1),
     default=_LIST_SIZES,
-    help="Tell the hours for a list of N addresses; may be given more than once.",
+    help="Tell the hours for a list of N addresses; may be given more than once; 1,000 and 10,000, if not given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(

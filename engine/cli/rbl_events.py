@@ -50,7 +50,8 @@ def events(
 ) -> None:
     """List the confirmed listings that are open, the worst first, with what to do next.
 
-    Exit 1 where one is open that is listed here.
+    Below them stand the lists that are not checked: what they don't say is no clean bill. Exit 1 where one is open that
+    is listed here.
     """
     if everything and only_open:
         raise WrongUse("--all and --open exclude each other; give one.")
@@ -178,7 +179,8 @@ def _moves(name: str, to: Progress, short: str, told: str, option: str, what: st
 
 _moves(
     "start", Progress.SUBMITTED, "Write down that the list was asked.",
-    "Write down that the list was asked to take EVENT off. Its cool-down begins; nothing is sent.",
+    "Write down that the list was asked to take EVENT off. Its cool-down begins; nothing is sent. Refused while the\n"
+    "cool-down of an earlier request lasts.",
     "--fixed", "What was fixed before it was asked.", needed=True,
 )  # fmt: skip
 _moves(

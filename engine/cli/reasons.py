@@ -14,7 +14,7 @@ _COLUMNS = ("reason", "category", "answered", "fault", "retry", "reach", "meanin
 
 _HEAD = """# Reason codes
 
-Made from `engine/core/reasons.py` by `engine reasons --markdown > docs/reasons.md`; don't edit it here.
+Made from `engine/core/reasons.py` by `make docs`; don't edit it here.
 
 Every result carries one of these codes. They are append-only: a code keeps its name and its meaning. `answered` says
 whether the mailbox itself was learnt about (who wants *unknown* takes `answered = false`), `fault` whom the outcome

@@ -41,9 +41,15 @@ COLLECT_AT = (5_000, 20, 1_000)
 
 @click.command(short_help="Verify a list of addresses.")
 @click.argument("source", metavar="INPUT", default="")
-@click.option("-o", "--output", metavar="OUTPUT", default="", help="Where the rows go: .csv, .jsonl, or - for stdout.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUTPUT",
+    default="",
+    help="Where the rows go: .csv, .jsonl, or - for stdout; never the input.",
+)
 @click.option("--mode", default="", metavar="MODE", help="standard or enhanced; there is no default.")
-@click.option("--column", metavar="NAME", help="The address column; found by itself where it can be.")
+@click.option("--column", metavar="NAME", help="The address column or JSON key; found by itself where it can be.")
 @click.option("--no-connect", is_flag=True, help="End at the mail hosts: syntax and DNS only, no identity needed.")
 @click.option(
     "--journal",
@@ -51,9 +57,21 @@ COLLECT_AT = (5_000, 20, 1_000)
     help="The job's journal; OUTPUT.journal, if not given.",
 )
 @click.option("--resume", is_flag=True, help="Go on where a run of this job stopped or was killed.")
-@click.option("--concurrency", type=click.IntRange(1, 20000), help="Sessions open at once; 500, if not given.")
-@click.option("--deadline", metavar="DURATION", help="End after this time; what still waits is written as such.")
-@click.option("--metrics", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there; off, if not given.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 20000),
+    help="Sessions open at once; 500, or what the file limit allows, if not given.",
+)
+@click.option(
+    "--deadline",
+    metavar="DURATION",
+    help="End after this time (90m, 6h); what still waits is written as deadline_exceeded.",
+)
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Serve /metrics, /healthz and /readyz there; a port: on loopback; off, if not given.",
+)
 @click.option("--no-progress", is_flag=True, help="No progress display on a terminal.")
 @asking_options
 def verify(source: str, output: str, mode: str, **flags: Any) -> None:

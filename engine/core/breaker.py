@@ -30,7 +30,7 @@ class Breaker:
     `open_s` is the first open time and `max_open_s` the longest, in seconds.
     """
 
-    __slots__ = ("_next_s", "cause", "closed_to_us_since", "max_open_s", "open_s", "state", "until")
+    __slots__ = ("_next_s", "cause", "closed_to_us_since", "max_open_s", "open_s", "state", "turn", "until")
 
     def __init__(self, open_s: float, max_open_s: float) -> None:
         self.open_s = open_s
@@ -39,6 +39,7 @@ class Breaker:
         self.until = 0.0
         self.cause = ""
         self.closed_to_us_since: float | None = None
+        self.turn = 0  # which half-open attempt is the last
         self._next_s = open_s
 
     def allows(self, now: float) -> bool:
@@ -49,6 +50,7 @@ class Breaker:
         """A session starts; when the open time is over it is the half-open one."""
         if self.state is BreakerState.OPEN and now >= self.until:
             self.state = BreakerState.HALF_OPEN
+            self.turn += 1
 
     def open(self, now: float, cause: str, jitter: float = 0.0, *, at_least_s: float = 0.0) -> bool:
         """Refused: open, or stay open for longer after a failed half-open attempt; True when this opened it.
@@ -82,9 +84,12 @@ class Breaker:
         self._next_s = open_s if self._next_s == self.open_s else min(self._next_s, max_open_s)
         self.open_s, self.max_open_s = open_s, max_open_s
 
-    def release(self, now: float) -> None:
-        """The half-open session asked nothing: leave its place to the next."""
-        if self.state is BreakerState.HALF_OPEN:
+    def release(self, now: float, turn: int | None = None) -> None:
+        """The half-open session asked nothing: leave its place to the next.
+
+        With its `turn`, nothing happens where it was answered and a later one is under way.
+        """
+        if self.state is BreakerState.HALF_OPEN and turn in {None, self.turn}:
             self.state = BreakerState.OPEN
             self.until = now
 

@@ -9,6 +9,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+NEVER = float("-inf")  # a moment before all others
+
+
+@lru_cache(maxsize=4096)
+def _shape(rate_per_s: float, burst: int) -> tuple[float, float]:
+    """The interval of a rate and the length of a burst, in seconds: tens of thousands of buckets share a few."""
+    if rate_per_s <= 0 or burst < 1:
+        raise ValueError(f"a bucket needs a rate above 0 and a burst of at least 1, not {rate_per_s}/s and {burst}")
+    return 1 / rate_per_s, burst / rate_per_s
+
 
 class TokenBucket:
     """A rate with a small burst, kept as one time stamp (the generic cell rate algorithm).
@@ -19,16 +31,14 @@ class TokenBucket:
     __slots__ = ("_burst_s", "_due", "_interval_s", "_latest")
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
-        if rate_per_s <= 0 or burst < 1:
-            raise ValueError(f"a bucket needs a rate above 0 and a burst of at least 1, not {rate_per_s}/s and {burst}")
-        self._interval_s = 1 / rate_per_s
-        self._burst_s = burst * self._interval_s
-        self._due = float("-inf")  # when the bucket is full again
-        self._latest = float("-inf")  # the latest moment for which tokens were taken; a reservation lies ahead
+        self._interval_s, self._burst_s = _shape(rate_per_s, burst)
+        self._due = NEVER  # when the bucket is full again
+        self._latest = NEVER  # the latest moment for which tokens were taken; a reservation lies ahead
 
     def ready_at(self, now: float, tokens: int = 1) -> float:
         """The moment from which `tokens` (at most the burst) may be taken together; `now` when at once."""
-        return max(now, self._earliest(tokens))
+        due = self._due + tokens * self._interval_s - self._burst_s
+        return due if due > now else now
 
     @property
     def full_at(self) -> float:
@@ -37,7 +47,7 @@ class TokenBucket:
 
     def take(self, now: float, tokens: int = 1) -> bool:
         """Take `tokens` together, or spend nothing and say False. `now` may lie ahead: a reservation."""
-        if now < self._earliest(tokens):
+        if now < self._due + tokens * self._interval_s - self._burst_s:
             return False
         self._due = max(self._due, now) + tokens * self._interval_s
         self._latest = max(self._latest, now)
@@ -47,11 +57,10 @@ class TokenBucket:
         """Another rate, and perhaps another burst, from `now` on. What was taken stays taken: the bucket's level is
         the same before and after, counted in tokens, and what was reserved keeps its place."""
         burst = round(self._burst_s / self._interval_s) if burst is None else burst
-        interval_s, since = 1 / rate_per_s, max(now, self._latest)
+        before_s, since = self._interval_s, max(now, self._latest)
+        self._interval_s, self._burst_s = _shape(rate_per_s, burst)
         if self._due > since:
-            self._due = since + (self._due - since) * interval_s / self._interval_s
-        self._interval_s = interval_s
-        self._burst_s = burst * interval_s
+            self._due = since + (self._due - since) * self._interval_s / before_s
 
     def owed_s(self, now: float) -> float:
         """How long until it is full again: all that a restart has to know."""
@@ -61,9 +70,6 @@ class TokenBucket:
         """Go on where another bucket of this rate stood; what it owes is never made less."""
         if owed_s > 0:
             self._due = max(self._due, now + owed_s)
-
-    def _earliest(self, tokens: int) -> float:
-        return self._due + tokens * self._interval_s - self._burst_s
 
     def __repr__(self) -> str:
         return f"<TokenBucket {1 / self._interval_s:g}/s burst {round(self._burst_s / self._interval_s)}>"

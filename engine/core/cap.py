@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.core.breaker import LONGEST_S, Breaker, BreakerState
-from engine.core.bucket import Gate, Spending
+from engine.core.bucket import NEVER, Gate, Spending
 from engine.core.identity import Identity
 from engine.core.pace import CUTS_PACE, Pace, RefusalBudget, Warmth
 from engine.core.policy import Policy, Sessions
@@ -27,6 +27,8 @@ from engine.core.reasons import Fault, Reach, Reason
 _SERVERS_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
 _BUSY = frozenset({"server_busy", "server_storage"})
 
+_NOBODY: dict[str, int] = {}  # shared by all lines in which nobody ever waited
+
 
 class Line:
     """Who waits, lowest ticket first; who comes in between by an older ticket is served before."""
@@ -34,28 +36,36 @@ class Line:
     __slots__ = ("_heap", "_tickets")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, str]] = []
-        self._tickets: dict[str, int] = {}
+        self._heap: list[tuple[int, str]] | None = None  # made when somebody waits: most lines never form
+        self._tickets: dict[str, int] = _NOBODY
 
     def join(self, key: str, ticket: int) -> None:
         """Wait here; nothing changes for who waits here already with this ticket."""
+        if self._heap is None:
+            self._heap, self._tickets = [], {}
         if self._tickets.get(key) != ticket:
             self._tickets[key] = ticket
             heapq.heappush(self._heap, (ticket, key))
 
     def leave(self, key: str) -> bool:
         """Wait here no more; False when it did not."""
-        return self._tickets.pop(key, None) is not None
+        return bool(self._tickets) and self._tickets.pop(key, None) is not None
+
+    def serves(self, key: str, ticket: int) -> bool:
+        """Whether it would be this one's turn, if it waited here."""
+        first = self.first
+        return not first or first == key or ticket < self._tickets[first]
 
     @property
     def first(self) -> str:
         """Whose turn it is; empty when nobody waits."""
-        while self._heap:
+        if not self._tickets or self._heap is None:
+            return ""
+        while True:
             ticket, key = self._heap[0]
             if self._tickets.get(key) == ticket:
                 return key
             heapq.heappop(self._heap)
-        return ""
 
     @property
     def keys(self) -> list[str]:
@@ -132,7 +142,7 @@ class Cap:
         full = [bucket.full_at for bucket in (self.sessions, self.recipients) if bucket is not None]
         if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
             full.append(self.breaker.until)
-        return max(full, default=float("-inf"))
+        return max(full, default=NEVER)
 
     # --- deciding ---------------------------------------------------------------------------------------------
 
@@ -140,16 +150,17 @@ class Cap:
         """When it grants a session that begins with `size` recipients; None while only a session's end can tell."""
         if self.open_sessions >= self.concurrency:
             return None
-        due = now
-        if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
-            if self.breaker.state is BreakerState.HALF_OPEN:
+        due = self.asks_at(now, size) if size else now
+        breaker = self.breaker
+        if breaker is not None and breaker.state is not BreakerState.CLOSED:
+            if breaker.state is BreakerState.HALF_OPEN:
                 return None
-            due = max(due, self.breaker.until)
+            due = max(due, breaker.until)
         if self.sessions is not None:
             due = max(due, self.sessions.ready_at(now))
         if self.starts is not None:
             due = max(due, self.starts.room_at(now))
-        return max(due, self.asks_at(now, size)) if size else due
+        return due
 
     def asks_at(self, now: float, size: int) -> float:
         """When it grants `size` recipients in a session that is open."""
@@ -158,7 +169,8 @@ class Cap:
             self.pace.recover(now)
             due = self.recipients.ready_at(now, size)
         for window in self.windows.values():
-            due = max(due, window.room_at(now))
+            room_at = window.room_at(now)
+            due = max(due, room_at)
         return due
 
     def moments(self, now: float, size: int) -> dict[str, float]:
@@ -185,7 +197,10 @@ class Cap:
 
     def room(self, now: float) -> int:
         """How many recipients its windows hold room for."""
-        return min([window.room(now) for window in self.windows.values()], default=sys.maxsize)
+        least = sys.maxsize
+        for window in self.windows.values():
+            least = min(least, window.room(now))
+        return least
 
     # --- charging ---------------------------------------------------------------------------------------------
 

@@ -102,13 +102,12 @@ class Caps:
         caps = self.reach(visit.lane, host, ip)
         if caps == visit.caps:
             return True
-        left = visit.caps
         self._use(caps)
         if not schedule.divert(visit, caps, now):
             self.let_go(caps, now)
             return False
-        if left != visit.lane.caps:
-            self.let_go(left, now)
+        self.let_go(visit.borrowed, now)
+        visit.borrowed = caps
         return True
 
     def reach(self, lane: Lane, host: str, ip: str) -> tuple[Cap, ...]:
@@ -122,8 +121,7 @@ class Caps:
 
     def done(self, visit: Visit, now: float) -> None:
         """A visit is over: what it was diverted to is used no more."""
-        if visit.caps != visit.lane.caps:
-            self.let_go(visit.caps, now)
+        self.let_go(visit.borrowed, now)
 
     def let_go(self, caps: Sequence[Cap], now: float) -> None:
         """Caps that a lane or a visit needs no more; `gone` has those that leave memory."""
@@ -136,9 +134,13 @@ class Caps:
         while self._unused and self._unused[0][0] <= now:
             _, key = heapq.heappop(self._unused)
             known = self._caps.get(key)
-            if known is not None and not self._users[key] and known.full_at <= now:
-                self.gone.append(self._caps.pop(key))
-                del self._users[key]
+            if known is None or self._users[key]:
+                continue
+            if known.full_at > now:  # other limits came since, or its breaker opened again
+                heapq.heappush(self._unused, (known.full_at, key))
+                continue
+            self.gone.append(self._caps.pop(key))
+            del self._users[key]
 
     # --- inside -----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from engine.core.brake import Brake, Doubt
 from engine.core.breaker import Breaker, BreakerState
+from engine.core.bucket import NEVER
 from engine.core.cap import Cap, Charge, answers, site_cap
+from engine.core.domain_refusals import DomainRefusals
 from engine.core.policy import Policy
 from engine.core.queue import Domain, Item, Queue
 from engine.core.reasons import Reach, Reason
@@ -25,9 +27,6 @@ from engine.core.reasons import Reach, Reason
 MAX_TRANSACTIONS = 10  # in a session: Exim counts RSETs and drops it at the 12th (smtp_accept_max_nonmail = 10)
 PATIENCE_S = 2.0  # no session idles for tokens: one that would wait longer says QUIT
 AGE = 0.5  # of the session's time: after that no transaction is begun that the deadline could cut
-DOMAINS_IN_A_ROW = 3  # so many domains of a lane that refuse us one after the other are the source's refusal
-OF_LAST = 25  # or so many of the lane's last domains that answered
-DOMAINS_OF_LAST = 5
 ALLOWANCE_S = 3600.0  # a lane pays the positive control of one doubt in this time, outside its refusal budget
 
 
@@ -53,11 +52,12 @@ class Visit:
     first: Batch
     started_at: float
     caps: tuple[Cap, ...]  # what it is charged to, its lane's own limits first
+    borrowed: tuple[Cap, ...] = ()  # the same, where it was diverted from its lane's: in use until it ends
     recipients: int = 0
     refusals: int = 0
     transactions: int = 0
     half_open: bool = False
-    trials: list[Breaker] = field(default_factory=list)  # the breakers whose half-open session it is
+    trials: dict[Breaker, int] = field(default_factory=dict)  # the breakers whose half-open session it is, and the turn
     waited_s: float = 0.0  # how long its domain had waited for its turn
     trial: bool = False  # the half-open session of the identity
     touched: set[str] = field(default_factory=set)
@@ -71,6 +71,12 @@ class Lane:
     `start` a visit when `ready_at` has come, ask for `more` batches in it, tell each reply by `observe` and each
     batch's end by `settle`, and `finish` the visit.
     """
+
+    __slots__ = (
+        "_beside", "_greeted", "_positive_at", "_refusals", "_taught", "brake", "breaker", "budget", "caps", "key",
+        "open_sessions", "own", "pace", "per_session", "per_transaction", "policy", "queue", "refusals_per_session",
+        "unsaved",
+    )  # fmt: skip
 
     def __init__(self, key: str, policy: Policy, own: Cap | None = None) -> None:
         self.key = key
@@ -89,8 +95,8 @@ class Lane:
         self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
         self.learn()
         self._greeted: list[tuple[Cap, ...]] = []  # what connections that ask nothing are charged to
-        self._positive_at = float("-inf")  # when the allowance pays for another doubt
-        self._refusing: list[tuple[str, bool]] = []  # the newest OF_LAST: one answer a domain: did it refuse us
+        self._positive_at = NEVER  # when the allowance pays for another doubt
+        self._refusals = DomainRefusals()
 
     @property
     def idle(self) -> bool:
@@ -155,11 +161,13 @@ class Lane:
         A `trial` is the half-open session of the identity: it asks one address, whoever is asked.
         """
         due = self.ready_at(now)
-        if due is None or due > now:
-            return None
+        return None if due is None or due > now else self.begin(now, self.first_size(now), trial=trial)
+
+    def begin(self, now: float, size: int, *, trial: bool = False) -> Visit | None:
+        """`start` with a first transaction of `first_size` recipients, which every cap has granted for this moment."""
         if self.urgent:
             return self._start_positive(now, trial=trial)
-        domain, size = self.queue.next(), self.first_size(now)
+        domain = self.queue.next()
         if domain is None:
             return None
         trials = self._open(now)
@@ -186,15 +194,17 @@ class Lane:
             closed = cap.breaker is not None and cap.breaker.state is not BreakerState.CLOSED
             if granted is None or granted > now or cap.line or (closed and len(first.items) > 1):
                 return False
-        trials = [trial for cap in new if (trial := cap.open(now)) is not None]
-        visit.trials += trials
+        trials = _charged(new, now)
+        visit.trials |= trials
         visit.half_open = visit.half_open or bool(trials)
         windows = [window for cap in caps for window in cap.windows.values()]
         for charge in [charge for charge in first.charges if charge.window not in windows]:
             charge.release(0, 0)
             first.charges.remove(charge)
-        for cap in visit.caps:
-            cap.open_sessions -= cap not in caps
+        for cap in [cap for cap in visit.caps if cap not in caps]:
+            cap.open_sessions -= 1
+            if cap.breaker is not None and cap.breaker in visit.trials:  # it asks nobody there: the next one may
+                cap.breaker.release(now, visit.trials.pop(cap.breaker))
         if first.tokens:
             first.charges += [charge for cap in new for charge in cap.charge(now, first.tokens)]
         visit.caps = caps
@@ -262,12 +272,12 @@ class Lane:
         delay `delay_s` that the reply names, at least. `caps` are the visit's, if not the lane's own.
         """
         at_least_s = delay_s or 0.0
-        source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refused_by(domain.name))
+        source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refusals.refused(domain.name))
         for cap in caps or self.caps:
             cap.observe(reason, reach, now, jitter, source=source, first=first, at_least_s=at_least_s)
         self._hold(domain, reason, reach, now, jitter, at_least_s)
         if reach is Reach.NONE and answers(reason):
-            self._answered(domain.name, refused=False)
+            self._refusals.answered(domain.name)
         return source
 
     def settle(
@@ -298,8 +308,8 @@ class Lane:
         self.open_sessions -= 1
         for cap in visit.caps:
             cap.open_sessions -= 1
-        for breaker in visit.trials:
-            breaker.release(now)
+        for breaker, turn in visit.trials.items():
+            breaker.release(now, turn)
         for name in visit.touched:
             domain = self.queue.domains.get(name)
             if domain is None:
@@ -370,10 +380,10 @@ class Lane:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _open(self, now: float) -> list[Breaker]:
+    def _open(self, now: float) -> dict[Breaker, int]:
         """Charge the start of a session; says of which breakers it is the half-open one."""
         self.open_sessions += 1
-        return [trial for cap in self.caps if (trial := cap.open(now)) is not None]
+        return _charged(self.caps, now)
 
     @staticmethod
     def _room(caps: Sequence[Cap], now: float) -> int:
@@ -384,7 +394,8 @@ class Lane:
         if domain.control_due is not None and domain.control_due <= now:
             return 1
         keep_back = 0 if domain.settled else 1
-        return max(1, min(len(domain.items), self.per_transaction, left - keep_back, max(1, self._room(caps, now))))
+        most = min(len(domain.items), self.per_transaction, left - keep_back)
+        return most if most == 1 else max(1, min(most, self._room(caps, now)))
 
     def _batch(self, domain: Domain, at: float, size: int, caps: Sequence[Cap]) -> Batch:
         """Charge and take the next transaction of `domain`."""
@@ -422,23 +433,6 @@ class Lane:
             self.unsaved = True
         self.queue.offer(domain, now)
 
-    def _refused_by(self, name: str) -> bool:
-        """A refusal of reach `domain`: whether so many domains refuse that it is the source they mean."""
-        self._answered(name, refused=True)
-        last = self._refusing
-        in_a_row = len(last) >= DOMAINS_IN_A_ROW and all(refused for _, refused in last[-DOMAINS_IN_A_ROW:])
-        return in_a_row or sum(refused for _, refused in last) >= DOMAINS_OF_LAST
-
-    def _answered(self, name: str, *, refused: bool) -> None:
-        if self._refusing and self._refusing[-1] == (name, refused):
-            return
-        for known in self._refusing:
-            if known[0] == name:
-                self._refusing.remove(known)
-                break
-        self._refusing.append((name, refused))
-        del self._refusing[:-OF_LAST]
-
     def _start_positive(self, now: float, *, trial: bool) -> Visit | None:
         domain = self.queue.domains.get(self.brake.most_refused)
         if domain is None:
@@ -456,3 +450,8 @@ class Lane:
 
     def __repr__(self) -> str:
         return f"<Lane {self.key} {self.queue.waiting} waiting, {self.open_sessions} open, {self.breaker.state}>"
+
+
+def _charged(caps: Sequence[Cap], now: float) -> dict[Breaker, int]:
+    """The start of a session is charged to caps; the breakers whose half-open session it is, with its turn."""
+    return {trial: trial.turn for cap in caps if (trial := cap.open(now)) is not None}

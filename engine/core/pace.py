@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from engine.core.bucket import Gate, SlidingCount, Spending, TokenBucket
+from engine.core.bucket import NEVER, Gate, SlidingCount, Spending, TokenBucket
 from engine.core.grammar import Range
 from engine.core.policy import PaceRange
 
@@ -28,27 +28,23 @@ FROZEN_S = DAY_S
 class Pace:
     """The adaptive rate of a bucket, in starts a second."""
 
-    __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_own", "_range")
+    __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_own", "_range", "rate_per_s")
 
     def __init__(self, rates: Range, limits: PaceRange, bucket: TokenBucket | Gate) -> None:
         self._range = rates
         self._limits = limits
         self._bucket = bucket
-        self._cut_at = float("-inf")
-        self._changed_at = float("-inf")
+        self._cut_at = NEVER
+        self._changed_at = NEVER
         self._own: float | None = None  # the rate that experience made; None: the range's start
-
-    @property
-    def rate_per_s(self) -> float:
-        """The rate now, inside the range."""
-        own = self._range.start.per_s if self._own is None else self._own
-        return min(self._range.ceiling.per_s, own)
+        self.rate_per_s = self._inside()  # the rate now
 
     def adopt(self, rates: Range, limits: PaceRange, burst: int, now: float) -> None:
         """Another range and burst from now on; peace under the old range earns no step in the new one."""
         self._range, self._limits = rates, limits
-        if self._changed_at > float("-inf"):
+        if self._changed_at > NEVER:
             self._changed_at = now
+        self.rate_per_s = self._inside()
         self._bucket.set_rate(self.rate_per_s, now, burst)
 
     def cut(self, now: float) -> bool:
@@ -65,7 +61,7 @@ class Pace:
         ceiling = self._range.ceiling.per_s
         if self.rate_per_s >= ceiling:
             return
-        if self._changed_at == float("-inf"):
+        if self._changed_at == NEVER:
             self._changed_at = now
         steps = int((now - self._changed_at) // self._limits.every_s)
         if steps > 0:
@@ -79,7 +75,7 @@ class Pace:
             return {}
         kept = {"rate": self._own}
         for name, at in (("changed", self._changed_at), ("cut", self._cut_at)):
-            if at != float("-inf"):
+            if at != NEVER:
                 kept[name] = now - at
         return kept
 
@@ -87,14 +83,20 @@ class Pace:
         """Go on where `memory` stood, `away_s` seconds later; inside today's range."""
         if not kept:
             return
-        self._cut_at = now - away_s - kept["cut"] if "cut" in kept else float("-inf")
+        self._cut_at = now - away_s - kept["cut"] if "cut" in kept else NEVER
         self._changed_at = now - away_s - kept.get("changed", 0.0)
         self._set(kept["rate"], now)
         self.recover(now)
 
     def _set(self, rate_per_s: float, now: float) -> None:
         self._own = rate_per_s
+        self.rate_per_s = self._inside()
         self._bucket.set_rate(self.rate_per_s, now)
+
+    def _inside(self) -> float:
+        """What experience made of the rate, inside the range."""
+        own = self._range.start.per_s if self._own is None else self._own
+        return min(self._range.ceiling.per_s, own)
 
     def __repr__(self) -> str:
         return f"<Pace {60 * self.rate_per_s:g}/min of {60 * self._range.ceiling.per_s:g}>"
@@ -109,8 +111,8 @@ class RefusalBudget:
         self._range = rates
         self._count = SlidingCount(rates.start.count, rates.start.period_s)
         self._own: int | None = None  # the limit that experience made; None: the range's start
-        self._halved_at = float("-inf")
-        self._frozen_until = float("-inf")
+        self._halved_at = NEVER
+        self._frozen_until = NEVER
         self._hour_began: float | None = None
         self._hour_spent = 0
 
@@ -171,7 +173,7 @@ class RefusalBudget:
         """What to keep beside the spendings themselves; empty before the first change."""
         if self._own is None:
             return {}
-        if self._halved_at == float("-inf"):
+        if self._halved_at == NEVER:
             return {"limit": self._own}
         return {"limit": self._own, "halved": now - self._halved_at, "frozen": self._frozen_until - now}
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from engine.core.breaker import Breaker
 from engine.core.control import ControlAnswer
 
+_NONE: frozenset[str] = frozenset()
 RECHECK_AT = 100  # acceptances in a row at a domain that is known to refuse; doubled each time that it still does
 
 
@@ -91,22 +92,30 @@ class Domain:
 class Queue:
     """The waiting room of one lane."""
 
+    __slots__ = (
+        "_controls", "_held", "_holds_to_come", "_later", "_order", "_ready", "_ready_at", "_site", "domains",
+        "waiting",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self.domains: dict[str, Domain] = {}
         self.waiting = 0  # addresses, those for later included
-        self._held: set[str] = set()
+        self._held: frozenset[str] = _NONE
         self._holds_to_come: dict[str, Breaker] = {}  # of domains that an earlier run held, and this one has not met
         self._controls = 0  # control questions that wait
         self._ready: OrderedDict[str, None] = OrderedDict()
-        self._ready_at: dict[str, OrderedDict[str, None]] = {}  # the same by site
+        self._ready_at: dict[str, OrderedDict[str, None]] | None = None  # the same by site, where there are several
+        self._site = ""  # of all domains, while there is one
         self._later: list[tuple[float, int, Item | None, str]] = []  # without an item: look at the domain again
-        self._order = count()
+        self._order = 0
 
     def domain(self, name: str, domain_id: int, site: str) -> Domain:
         """The record of a domain, made when it is new."""
         known = self.domains.get(name)
         if known is None:
             known = self.domains[name] = Domain(name, domain_id, site)
+            if site != self._site:
+                self._sees(site)
             if self._holds_to_come and (breaker := self._holds_to_come.pop(name, None)) is not None:
                 self.hold(known, breaker)
         return known
@@ -117,7 +126,7 @@ class Queue:
         domain = self.domains[item.domain]
         if at > now:
             domain.later += 1
-            heapq.heappush(self._later, (at, next(self._order), item, item.domain))
+            heapq.heappush(self._later, (at, self._number(), item, item.domain))
             return
         if first:
             domain.items.insert(0, item)
@@ -145,11 +154,14 @@ class Queue:
             return
         if domain.name not in self._ready:
             domain.ready_since = now
-        at_site = self._ready_at.setdefault(domain.site, OrderedDict())
-        for ready in (self._ready, at_site):
-            ready[domain.name] = None
+        self._ready[domain.name] = None
+        if first:
+            self._ready.move_to_end(domain.name, last=False)
+        if self._ready_at is not None:
+            at_site = self._ready_at.setdefault(domain.site, OrderedDict())
+            at_site[domain.name] = None
             if first:
-                ready.move_to_end(domain.name, last=False)
+                at_site.move_to_end(domain.name, last=False)
 
     def wake(self, now: float) -> None:
         """Bring in what was due by `now`."""
@@ -177,7 +189,7 @@ class Queue:
     def take_site(self, site: str) -> list[Item]:
         """Every address that could be asked now at a site whose hosts can't be reached."""
         taken: list[Item] = []
-        for name in list(self._ready_at.get(site, ())):
+        for name in list(self._at(site)):
             domain = self.domains[name]
             taken.extend(domain.items)
             domain.items.clear()
@@ -207,13 +219,17 @@ class Queue:
 
     def held(self) -> list[Domain]:
         """Domains that refuse us."""
-        self._held = {name for name in self._held if name in self.domains and self.domains[name].hold is not None}
+        if not self._held:
+            return []
+        self._held = frozenset(
+            name for name in self._held if name in self.domains and self.domains[name].hold is not None
+        )
         return [self.domains[name] for name in self._held]
 
     def hold(self, domain: Domain, breaker: Breaker) -> None:
         """A domain refuses us: from now on its breaker decides when it may be asked."""
         domain.hold = breaker
-        self._held.add(domain.name)
+        self._held |= {domain.name}
 
     def recall_hold(self, name: str, breaker: Breaker) -> None:
         """A domain that an earlier run held is held again, as soon as it is met."""
@@ -234,7 +250,7 @@ class Queue:
 
     def next(self, site: str | None = None) -> Domain | None:
         """The domain whose turn it is (at a site), or None."""
-        ready = self._ready if site is None else self._ready_at.get(site)
+        ready = self._ready if site is None else self._at(site)
         return self.domains[next(iter(ready))] if ready else None
 
     @property
@@ -248,12 +264,28 @@ class Queue:
         return not self.waiting and not self._controls
 
     def _look_again(self, domain: Domain, at: float) -> None:
-        heapq.heappush(self._later, (at, next(self._order), None, domain.name))
+        heapq.heappush(self._later, (at, self._number(), None, domain.name))
+
+    def _number(self) -> int:
+        self._order += 1
+        return self._order
+
+    def _sees(self, site: str) -> None:
+        """A domain of this site came: from the second one on, what is ready is kept by site too."""
+        if not self._site:
+            self._site = site
+        elif self._ready_at is None:
+            self._ready_at = {self._site: OrderedDict(self._ready)} if self._ready else {}
+
+    def _at(self, site: str) -> Mapping[str, None]:
+        """The ready domains of a site."""
+        if self._ready_at is not None:
+            return self._ready_at.get(site, {})
+        return self._ready if site == self._site else {}
 
     def _withdraw(self, domain: Domain) -> None:
         self._ready.pop(domain.name, None)
-        at_site = self._ready_at.get(domain.site)
-        if at_site is not None:
+        if self._ready_at is not None and (at_site := self._ready_at.get(domain.site)) is not None:
             at_site.pop(domain.name, None)
             if not at_site:
                 del self._ready_at[domain.site]

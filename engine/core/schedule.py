@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from engine.core.bucket import NEVER
 from engine.core.cap import Cap
 from engine.core.lane import Lane, Visit
 
@@ -51,10 +52,16 @@ class Schedule:
 
         `caps` are others that its session has charged.
         """
-        if self._may_start(lane, now):
-            self._put(lane, min(lane.due(now) or now, now))
-        for cap in dict.fromkeys((*lane.caps, *caps)):
-            self._place(cap, now)
+        if self._granted(lane, now) is not None:
+            due = lane.due(now) if lane.urgent else None
+            self._put(lane, now if due is None else min(due, now))
+        placed = self._waits_for.get(lane.key)
+        for cap in lane.caps:
+            if cap is not placed:
+                self._place(cap, now)
+        for cap in caps:
+            if cap not in lane.caps:
+                self._place(cap, now)
 
     def next(self, now: float, *, admits: Callable[[Lane], bool] | None = None, trial: bool = False) -> Visit | Wait:
         """Start the visit whose turn it is, or say how long to wait.
@@ -85,6 +92,11 @@ class Schedule:
             self._place(cap, now)
         return diverted
 
+    def stir(self, caps: Sequence[Cap], now: float) -> None:
+        """These caps may grant now what they did not before."""
+        for cap in caps:
+            self._place(cap, now)
+
     def waiting(self, cap: Cap) -> list[Lane]:
         """The lanes that wait for a cap."""
         return [self.lanes[key] for key in cap.line.keys if self._waits_for.get(key) is cap]
@@ -96,7 +108,7 @@ class Schedule:
         self._ticket.pop(lane.key, None)
         self._waits_for.pop(lane.key, None)
         for cap in self._leave(lane, lane.caps):
-            self._put(cap, float("-inf"))  # it is somebody else's turn there
+            self._put(cap, NEVER)  # it is somebody else's turn there
         if not lane.own.line:
             self._entry.pop(lane.own, None)
 
@@ -120,9 +132,10 @@ class Schedule:
             if admits is not None and not admits(lane):
                 passed.append(lane)
                 self._waits_for.pop(lane.key, None)
-                self._stir(self._leave(lane, lane.caps), now)
+                self.stir(self._leave(lane, lane.caps), now)
                 continue
-            visit = lane.start(now, trial=trial) if self._may_start(lane, now) else None
+            size = self._granted(lane, now)
+            visit = lane.begin(now, size, trial=trial) if size is not None else None
             if visit is not None:
                 self._leave(lane, lane.caps)
                 del self._ticket[lane.key]
@@ -131,28 +144,38 @@ class Schedule:
                 return visit
         return Wait(None)
 
-    def _may_start(self, lane: Lane, now: float) -> bool:
-        """Whether it starts now; else it waits in the heap for its moment, in a line for its grant, or for an event."""
+    def _granted(self, lane: Lane, now: float) -> int | None:
+        """How many recipients it may begin with now; None: it waits.
+
+        In the heap for its moment, in a line for its grant, or for an event. A cap for which it waits is placed anew.
+        """
         due = lane.due(now)
         self._waits_for.pop(lane.key, None)
         if due is None or due > now:
-            self._ticket.pop(lane.key, None)
-            self._stir(self._leave(lane, lane.caps), now)
+            if self._ticket.pop(lane.key, None) is not None:
+                self.stir(self._leave(lane, lane.caps), now)
             if due is None:
                 self._entry.pop(lane, None)
             else:
                 self._put(lane, due)
-            return False
+            return None
         ticket, size = self._take_ticket(lane), lane.first_size(now)
         for place, cap in enumerate(lane.caps):
-            cap.line.join(lane.key, ticket)
-            granted = cap.ready_at(now, size) if cap.line.first == lane.key else None
+            if cap.key != lane.key:  # in the line of its own a lane stands only to wait
+                cap.line.join(lane.key, ticket)
+            served = cap.line.serves(lane.key, ticket)
+            granted = cap.ready_at(now, size) if served else None
             if granted is None or granted > now:
+                lane.own.line.join(lane.key, ticket)
                 self._waits_for[lane.key] = cap
                 self._entry.pop(lane, None)
-                self._stir(self._leave(lane, lane.caps[place + 1 :]), now)
-                return False
-        return True
+                if served:
+                    self._put_or_drop(cap, granted)
+                else:
+                    self._place(cap, now)
+                self.stir(self._leave(lane, lane.caps[place + 1 :]), now)
+                return None
+        return size
 
     def _take_ticket(self, lane: Lane) -> int:
         ticket = self._ticket.get(lane.key)
@@ -165,19 +188,17 @@ class Schedule:
         """Wait no more in these lines; says which it waited in."""
         return [cap for cap in caps if cap.line.leave(lane.key)]
 
-    def _stir(self, caps: Sequence[Cap], now: float) -> None:
-        for cap in caps:
-            self._place(cap, now)
-
     def _place(self, cap: Cap, now: float) -> None:
         """The cap's one entry in the heap: when it has what the lane at its head lacks of it."""
         first = cap.line.first
-        if self._waits_for.get(first) is not cap:
+        if not first or self._waits_for.get(first) is not cap:
             self._entry.pop(cap, None)  # nobody waits, or its first waits for a cap above
             return
-        due = cap.ready_at(now, self.lanes[first].first_size(now))
+        self._put_or_drop(cap, cap.ready_at(now, self.lanes[first].first_size(now)))
+
+    def _put_or_drop(self, cap: Cap, due: float | None) -> None:
         if due is None:
-            self._entry.pop(cap, None)
+            self._entry.pop(cap, None)  # a session's end will tell
         else:
             self._put(cap, due)
 

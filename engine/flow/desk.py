@@ -51,6 +51,7 @@ class Desk:
     brake: IdentityBrake = field(default_factory=IdentityBrake)
     failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
     suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
+    _writing: Ticket[Any] | None = field(default=None, init=False)
     offset_s: float = field(init=False)  # of the wall clock to the run's own, which it follows
 
     def __post_init__(self) -> None:
@@ -110,7 +111,10 @@ class Desk:
 
     def write(self, outcomes: Sequence[Outcome], rows: Sequence[AuditRow]) -> None:
         """Replies to the journal, and then the audit's head to the state; nobody waits for it."""
-        self.journal.record(outcomes, rows).then(self._written)
+        ticket = self.journal.record(outcomes, rows)
+        if ticket is not self._writing:  # else the head of all of them is seen to
+            self._writing = ticket
+            ticket.then(self._written)
 
     def _written(self, ticket: Ticket[Any]) -> None:
         try:

@@ -128,12 +128,15 @@ def order_check(
     order_id = state.place_order(
         identity.key, "check", arguments, by=by, why="engine check", at=time.time(), until=until
     ).wait()
-    while time.time() < until + LOOK_EVERY_S:
-        order = state.order(order_id)
-        if order is not None and order.answer is not None:
-            if "error" in order.answer:
-                raise WrongUse(f"The engine that holds {identity.key} answers: {order.answer['error']}.")
-            results: list[dict[str, Any]] = order.answer["results"]
-            return results
-        gevent.sleep(LOOK_EVERY_S / 4)
+    try:
+        while time.time() < until + LOOK_EVERY_S:
+            order = state.order(order_id)
+            if order is not None and order.answer is not None:
+                if "error" in order.answer:
+                    raise WrongUse(f"The engine that holds {identity.key} answers: {order.answer['error']}.")
+                results: list[dict[str, Any]] = order.answer["results"]
+                return results
+            gevent.sleep(LOOK_EVERY_S / 4)
+    finally:
+        state.forget_check(order_id, time.time()).wait()
     raise WrongUse(f"The engine that holds {identity.key} gave no answer within {PATIENCE_S:.0f} s; is it stopped?")

@@ -417,6 +417,10 @@ class Prober:
         try:
             before, witnesses = self._guard.connections, self._guard.witnesses()
             reached = any(reach(self._desk, lane, site) for lane, site in witnesses)
+            for lane in {lane for lane, _ in witnesses}:  # what the greetings held is free again
+                if self.schedule.lanes.get(lane.key) is lane:
+                    self.schedule.touch(lane, time.monotonic())
+                    self._leave(lane)
             if witnesses and not reached and self._guard.connections == before:
                 self._guard.closed()
         except Exception as error:  # noqa: BLE001 - as in a session

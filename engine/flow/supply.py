@@ -168,6 +168,10 @@ class Supply:
         self._memory.restore(self._caps)
         if wider:
             self._memory.spent(wider, wider)
+        for place, cap in enumerate(self._caps, 1):  # lanes of other policies may wait for what these now grant
+            if place % LANES_AT_ONCE == 0:
+                gevent.sleep(0)
+            self._schedule.stir((cap,), self._clock())
         return changed
 
     def drop(self, policy: str, now: float) -> list[str]:

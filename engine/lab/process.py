@@ -42,8 +42,9 @@ class LabProcess:
         self.spec = spec
         self._folder = tempfile.TemporaryDirectory(prefix="lab-") if log is None else None
         self.log_path = Path(self._folder.name) / "lab.jsonl" if self._folder else log or None
+        # -P: a folder named `engine` where the user stands is not ours
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "engine.lab"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-P", "-m", "engine.lab"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         try:
             ready = self._ask(

@@ -12,7 +12,8 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from engine.core.result import MAX_TEXT
 from engine.store import audit
@@ -65,8 +66,7 @@ TALLY = (  # of state SETTLED; in memory, where a group of writes costs no file 
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NewRow:
+class NewRow(NamedTuple):
     """One input row on its way in. `key` is what duplicates share; a row with a `reason` is settled at once."""
 
     n: int
@@ -82,8 +82,7 @@ class NewRow:
     stage: str = "syntax"
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(NamedTuple):
     """What SG2 and SG3 found for a domain: a site to ask, or the reason that ends its addresses."""
 
     domain_id: int
@@ -100,8 +99,7 @@ class Routed:
     checked_at: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """An address that waits, as a run takes it into memory."""
 
     id: int
@@ -118,8 +116,7 @@ class Pending:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """A site as the journal knows it; `hosts` is the JSON that its survey wrote."""
 
     id: int
@@ -130,8 +127,7 @@ class Site:
     hosts: str
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """A site with its work: what waits, domains whose accepted addresses lack a control, and its unbacked refusals.
 
     `unconfirmed` holds (domain id, name), `unbacked` (domain id, name, reply code, text, local part), oldest first.
@@ -151,6 +147,18 @@ class Outcome:
     address_id: int
     state: int
     columns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A domain's control question is answered: the verdict of its accepted addresses."""
+
+    domain_id: int
+    reason: str
+    catch_all: str
+
+
+Entry = tuple[Sequence[Outcome | Accepted], Sequence[audit.AuditRow]]  # what is written down together
 
 
 def narrowed(
@@ -238,7 +246,11 @@ _WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a
               WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
 _OPEN_SITES = """SELECT id, key, identity, lane, policy, hosts FROM sites s WHERE id > ? AND identity = ? AND EXISTS
                  (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
-_DISTRUSTED = "SELECT EXISTS (SELECT 1 FROM addresses WHERE site_id = ? AND state = 3 AND reason = 'refusals_suspect')"
+_OF_SITES = "SELECT DISTINCT site_id FROM addresses WHERE site_id IN (SELECT value FROM json_each(?)) AND state ="
+_IN_DOUBT = f"{_OF_SITES} {PROVISIONAL}"
+_DISTRUSTED = f"{_OF_SITES} {SETTLED} AND reason = 'refusals_suspect'"
+_SETTLE_ACCEPTED = f"""UPDATE addresses SET state = {SETTLED}, reason = ?, catch_all = ?
+                       WHERE domain_id = ? AND state = {PROVISIONAL} AND reason = 'rcpt_ok'"""  # noqa: S608 - our own numbers
 _PROVISIONAL = """SELECT d.id, d.name, a.reason, a.code, a.text, a.local
                   FROM addresses a JOIN domains d ON d.id = a.domain_id
                   WHERE a.site_id = ? AND a.state = 2 ORDER BY a.checked_at, a.id"""
@@ -272,35 +284,45 @@ def do_hand_over(moves: Sequence[tuple[Site, str]], conn: sqlite3.Connection) ->
 
 
 def do_load(identity: str, after: int, limit: int, share: int, conn: sqlite3.Connection) -> list[Load]:
+    sites = [Site(*row) for row in conn.execute(_OPEN_SITES, (after, identity, limit))]
+    named = (json.dumps([site.id for site in sites]),)
+    in_doubt, distrusted = ({row[0] for row in conn.execute(query, named)} for query in (_IN_DOUBT, _DISTRUSTED))
     loads = []
-    for row in conn.execute(_OPEN_SITES, (after, identity, limit)).fetchall():
-        site = Site(*row)
+    for site in sites:
         unconfirmed: dict[int, str] = {}
         unbacked = []
-        for domain_id, name, reason, code, text, local in conn.execute(_PROVISIONAL, (site.id,)):
+        for domain_id, name, reason, code, text, local in (
+            conn.execute(_PROVISIONAL, (site.id,)) if site.id in in_doubt else ()
+        ):
             if reason == "rcpt_ok":
                 unconfirmed[domain_id] = name
             else:
                 unbacked.append((domain_id, name, code, text, local))
-        (distrusted,) = conn.execute(_DISTRUSTED, (site.id,)).fetchone()
         pending = do_waiting(site.id, 0, share, conn)
-        loads.append(Load(site, pending, list(unconfirmed.items()), unbacked, bool(distrusted)))
+        loads.append(Load(site, pending, list(unconfirmed.items()), unbacked, site.id in distrusted))
     return loads
 
 
-def do_record(
-    outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow], conn: sqlite3.Connection
-) -> audit.Head | None:
-    for outcome in outcomes:
-        columns = outcome.columns
-        if "text" in columns:
-            columns["text"] = columns["text"][:MAX_TEXT]
-        assignments = ", ".join(f"{name} = ?" for name in columns)
-        conn.execute(
-            f"UPDATE addresses SET state = ?, {assignments} WHERE id = ? AND state != {SETTLED}",  # noqa: S608
-            (outcome.state, *columns.values(), outcome.address_id),
-        )
+def do_record(entries: Sequence[Entry], conn: sqlite3.Connection) -> audit.Head | None:
+    """What attempts brought, in the order in which it came; the head of the audit where rows were added."""
+    rows: list[audit.AuditRow] = []
+    for outcomes, told in entries:
+        for outcome in outcomes:
+            if isinstance(outcome, Accepted):
+                conn.execute(_SETTLE_ACCEPTED, (outcome.reason, outcome.catch_all, outcome.domain_id))
+                continue
+            columns = outcome.columns
+            if "text" in columns:
+                columns["text"] = columns["text"][:MAX_TEXT]
+            conn.execute(_update(tuple(columns)), (outcome.state, *columns.values(), outcome.address_id))
+        rows += told
     return audit.append(conn, rows) if rows else None
+
+
+@cache
+def _update(columns: tuple[str, ...]) -> str:
+    assignments = "".join(f", {name} = ?" for name in columns)
+    return f"UPDATE addresses SET state = ?{assignments} WHERE id = ? AND state != {SETTLED}"  # noqa: S608 - our own names
 
 
 def do_take_settled(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:

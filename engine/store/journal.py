@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from engine.store.job_tables import (
     TALLY,
     VERSION,
     WAITING,
+    Accepted,
     Load,
     NewRow,
     Outcome,
@@ -109,7 +109,7 @@ class Journal:
 
     def load(self, identity: str, after: int, limit: int, share: int) -> list[Load]:
         """An identity's next sites by id that have open addresses, each with up to `share` addresses that wait."""
-        return self._writer.read(self._db, partial(do_load, identity, after, limit, share))
+        return self._writer.call(partial(do_load, identity, after, limit, share), self._db)  # many small looks
 
     def untouched(self, identity: str, refusals: Sequence[str]) -> list[Site]:
         """An identity's sites that have addresses which were never asked, and that gave it none of these reasons."""
@@ -151,15 +151,16 @@ class Journal:
 
         return self._writer.read(self._db, do)
 
-    def record(self, outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
-        """Write replies: audit rows, address states and evidence in one transaction; the ticket tells the head."""
-        return self._writer.enqueue(self._db, partial(do_record, outcomes, rows))
+    def record(self, outcomes: Sequence[Outcome], rows: Sequence[audit.AuditRow]) -> Ticket[audit.Head | None]:
+        """Write replies: audit rows, address states and evidence in one transaction; the ticket tells the head.
 
-    def settle_accepted(self, domain_id: int, reason: str, catch_all: str) -> Ticket[Any]:
+        Those that come close together share one ticket.
+        """
+        return self._writer.gather(self._db, do_record, (outcomes, rows))
+
+    def settle_accepted(self, domain_id: int, reason: str, catch_all: str) -> Ticket[audit.Head | None]:
         """A domain's control question is answered: its accepted addresses get their verdict."""
-        query = """UPDATE addresses SET state = 3, reason = ?, catch_all = ?
-                   WHERE domain_id = ? AND state = 2 AND reason = 'rcpt_ok'"""
-        return self._writer.enqueue(self._db, lambda c: c.execute(query, (reason, catch_all, domain_id)).rowcount)
+        return self._writer.gather(self._db, do_record, ([Accepted(domain_id, reason, catch_all)], ()))
 
     def settle_unconfirmed(self, site_id: int) -> Ticket[int]:
         """The tripwire: a site's controls say nothing any more; what it accepted provisionally is unconfirmed."""
@@ -335,8 +336,8 @@ class Journal:
 
     def audit(self, rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
         """Append audit rows that change no address (orders, events of the run)."""
-        told = [replace(row, consent=row.consent or self.consent) for row in rows]
-        return self._writer.enqueue(self._db, partial(do_record, (), told))
+        told = [row if row.consent else row._replace(consent=self.consent) for row in rows]
+        return self.record((), told)
 
     def close(self) -> None:
         """Close the file; everything enqueued before is in it."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.store import reputation
+from engine.store import list_health, push_outbox, reputation
 from engine.store.audit import Head
 from engine.store.database import store_error
 from engine.store.writer import Function, Ticket, Writer
@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 KIND = "identity state"
 FORGET_SPENT_S = 25 * 3600.0  # the longest window is a day; an hour more for clocks that were set
 FORGET_FACTS_S = 30 * 86400.0  # an expired fact is of no use; kept a while for those who look into the file
+FORGET_EVERY_S = 60.0
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -65,6 +66,7 @@ UPGRADES = (  # each made a file of the version before it into the next
 DROP INDEX orders_standing;
 CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset', 'identity');
 """,
+    push_outbox.SCHEMA + list_health.SCHEMA,
 )
 
 REFUSES, ACCEPTS, INCONCLUSIVE = "refuses", "accepts", "inconclusive"
@@ -157,6 +159,7 @@ class State:
         self.path = path
         self.folder = path.parent
         self._writer = writer
+        self._forgot_at: dict[str, float] = {}  # by table, the moment up to which it was looked through
         self._db = writer.open(
             path, SCHEMA, kind=KIND, version=1 + len(UPGRADES), upgrades=UPGRADES, trails=True
         )  # fmt: skip
@@ -172,6 +175,14 @@ class State:
             return bytes(conn.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()[0])
 
         return self._writer.call(do, self._db)
+
+    def _oldest(self, table: str, moments: Iterable[float], kept_s: float) -> float | None:
+        """What is older than this can be forgotten; None where somebody has looked a short while ago."""
+        newest = max(moments, default=0.0)
+        if abs(newest - self._forgot_at.get(table, 0.0)) < FORGET_EVERY_S:
+            return None
+        self._forgot_at[table] = newest
+        return newest - kept_s
 
     # --- for the tables that stand in a file of their own -------------------------------------------------------
 
@@ -205,10 +216,10 @@ class State:
                     )
                 if fact.basis == CONTROL:
                     conn.execute("UPDATE controls SET open = 0 WHERE domain = ?", (fact.domain,))
-            if found:
-                oldest = max(fact.at for fact in found) - FORGET_FACTS_S
+            if oldest is not None:
                 conn.execute("DELETE FROM facts WHERE expires < ?", (oldest,))
 
+        oldest = self._oldest("facts", (fact.at for fact in found), FORGET_FACTS_S)
         return self._writer.enqueue(self._db, do)
 
     def forget_facts(self, *, domain: str = "", site: str = "") -> Ticket[int]:
@@ -240,10 +251,11 @@ class State:
         insert = "INSERT INTO windows (key, session, at, tokens) VALUES (?, ?, ?, ?)"
 
         def do(conn: sqlite3.Connection) -> list[int]:
-            if rows:
-                conn.execute("DELETE FROM windows WHERE at < ?", (max(row[2] for row in rows) - FORGET_SPENT_S,))
+            if oldest is not None:
+                conn.execute("DELETE FROM windows WHERE at < ?", (oldest,))
             return [conn.execute(insert, row).lastrowid or 0 for row in rows]
 
+        oldest = self._oldest("windows", (row[2] for row in rows), FORGET_SPENT_S)
         return self._writer.enqueue(self._db, do)
 
     def give_back(self, tokens: Iterable[tuple[int, int]]) -> Ticket[None]:
@@ -339,8 +351,7 @@ class State:
     ) -> Ticket[int]:
         """Leave an order for whoever holds the identity (its public address); the ticket tells the id."""
         row = (identity, at, by, why, kind, json.dumps(dict(arguments)), until)
-        query = "INSERT INTO orders (identity, at, by, why, kind, arguments, until) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        return self._writer.enqueue(self._db, lambda c: int(c.execute(query, row).lastrowid or 0))
+        return self._writer.enqueue(self._db, lambda conn: insert_order(conn, row))
 
     def take_orders(self, identity: str, now: float, *, again: bool = False) -> list[Order]:
         """The orders that wait for this identity, oldest first; nobody is given them a second time.
@@ -373,6 +384,18 @@ class State:
 
         def do(conn: sqlite3.Connection) -> None:
             conn.execute("UPDATE orders SET answered_at = ?, answer = ? WHERE id = ?", (now, text, order_id))
+
+        return self._writer.enqueue(self._db, do)
+
+    def forget_check(self, order_id: int, now: float) -> Ticket[None]:
+        """A check's addresses and answers have been read: they are in the job's journal, where they can be erased.
+
+        With it go those whose issuer was killed before it could say so.
+        """
+        query = "DELETE FROM orders WHERE kind = 'check' AND (id = ? OR until < ?)"
+
+        def do(conn: sqlite3.Connection) -> None:
+            conn.execute(query, (order_id, now))
 
         return self._writer.enqueue(self._db, do)
 
@@ -414,6 +437,12 @@ class State:
     def close(self) -> None:
         """Close the file; everything enqueued before is in it."""
         self._writer.close_database(self._db)
+
+
+def insert_order(conn: sqlite3.Connection, row: tuple[str, float, str, str, str, str, float | None]) -> int:
+    """Leave an order (identity, at, by, why, kind, arguments as JSON, until); its id. On the writer's thread."""
+    query = "INSERT INTO orders (identity, at, by, why, kind, arguments, until) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    return int(conn.execute(query, row).lastrowid or 0)
 
 
 _ORDER = "id, identity, at, by, why, kind, arguments, until, taken_at, answered_at, answer"

@@ -2,8 +2,9 @@
 
 1. The functions of this module run on the thread, the methods of Writer and Ticket on the hub. What is handed to the
    thread touches its connection and plain values only: no gevent, no log, no metric, no lock, no COMMIT of its own.
-2. Functions enqueued within a few ms share one transaction (group commit), each in a savepoint of its own: one that
-   fails takes nobody with it. A ticket is done only after COMMIT has returned.
+2. Functions enqueued within a few ms share one transaction (group commit). One that fails takes nobody with it: the
+   transaction is rolled back and all run once more, each in a savepoint of its own; so a function may run twice.
+   Savepoints from the start would cost more than most functions. A ticket is done only after COMMIT has returned.
 3. Functions run in the order in which they were enqueued, with one exception: within a group, a database that
    *trails* is written after the others. So it may lag behind them after a crash, and is never ahead of them.
 4. A disk that fails is final: nothing is written after the failed write, in any database; every later call says why.
@@ -20,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -31,7 +33,9 @@ from gevent.threadpool import ThreadPool
 from engine.store.database import JOURNAL, REMEDIES, StoreError, again, code_of, open_database, store_error
 
 T = TypeVar("T")
+V = TypeVar("V")
 Function = Callable[[sqlite3.Connection], T]
+Gatherer = Callable[[Sequence[V], sqlite3.Connection], T]
 
 LINGER_S = 0.003  # how long a group waits for company; sessions that start together arrive within this
 GROUP_LIMIT = 500  # functions a transaction; bounds both latency and what one failure of the disk can take back
@@ -65,10 +69,11 @@ class _Failed:
 class _Group:
     """Functions that go to the thread together."""
 
-    __slots__ = ("done", "items", "outcomes", "since", "urgent")
+    __slots__ = ("done", "gathered", "items", "outcomes", "since", "urgent")
 
     def __init__(self) -> None:
         self.items: list[tuple[Database, Function[Any], bool]] = []  # the last says: in a transaction
+        self.gathered: dict[Database, tuple[Gatherer[Any, Any], list[Any], Ticket[Any]]] = {}  # that may still grow
         self.outcomes: Sequence[Any] | None = None  # None once done: the flusher was interrupted
         self.done = Event()
         self.since = time.monotonic()
@@ -170,6 +175,21 @@ class Writer:
         """Run `fn(connection)` in the next group's transaction. Never blocks; the ticket tells the outcome."""
         return self._add(db, fn, transaction=True, urgent=False)
 
+    def gather(self, db: Database, fn: Gatherer[V, T], value: V) -> Ticket[T]:
+        """Run `fn(values, connection)` in the next group's transaction, once for all values that come in a row.
+
+        In a row: nothing else was enqueued for `db` between them. They share one outcome and are given one ticket.
+        """
+        if self._groups:
+            known = self._groups[-1].gathered.get(db)
+            if known is not None and known[0] is fn and len(known[1]) < self._group_limit:
+                known[1].append(value)
+                return known[2]
+        values = [value]
+        ticket = self._add(db, partial(fn, values), transaction=True, urgent=False)
+        self._groups[-1].gathered[db] = (fn, values, ticket)
+        return ticket
+
     def call(self, fn: Function[T], db: Database) -> T:
         """Run `fn(connection)` in a transaction, at once, and wait for its commit."""
         return self._add(db, fn, transaction=True, urgent=True).wait()
@@ -212,6 +232,7 @@ class Writer:
             self._groups.append(_Group())
         group = self._groups[-1]
         group.items.append((db, fn, transaction))
+        group.gathered.pop(db, None)
         if urgent or len(group.items) >= self._group_limit:
             group.urgent = True
             self._hurry.set()
@@ -277,26 +298,55 @@ def _write(
     db: Database, indices: Sequence[int], items: Sequence[tuple[Database, Function[Any], bool]], outcomes: list[Any]
 ) -> Exception | None:
     """One transaction; gives the error that ended it as a whole, None when it was committed."""
-    connection = db.connection
+    functions = [(index, items[index][1]) for index in indices]
     try:
-        connection.execute("BEGIN IMMEDIATE")
-        for index in indices:
-            connection.execute("SAVEPOINT one")
-            outcomes[index] = outcome = _attempt(db, items[index][1])
-            error = outcome.error if isinstance(outcome, _Failed) else None
-            if isinstance(error, StoreError):
-                _roll_back(connection)
-                return error
-            if not connection.in_transaction:
-                return error or RuntimeError(f"{items[index][1]!r} ended the transaction that it shares with others.")
-            if error is not None:
-                connection.execute("ROLLBACK TO one")
-            connection.execute("RELEASE one")
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        _roll_back(connection)
-        return store_error(db.path, error)
+        error = _all(db, functions, outcomes)
+        if error is None and any(isinstance(outcomes[index], _Failed) for index in indices):
+            error = _each(db, functions, outcomes)
+        if error is None:
+            db.connection.execute("COMMIT")
+    except sqlite3.Error as failure:
+        error = store_error(db.path, failure)
+    if error is not None:
+        _roll_back(db.connection)
+    return error
+
+
+def _all(db: Database, functions: Sequence[tuple[int, Function[Any]]], outcomes: list[Any]) -> Exception | None:
+    """Run them in a transaction that is left open; where one fails nothing is left of any."""
+    db.connection.execute("BEGIN IMMEDIATE")
+    for index, fn in functions:
+        outcomes[index] = outcome = _attempt(db, fn)
+        if isinstance(outcome, _Failed):
+            if isinstance(outcome.error, StoreError):
+                return outcome.error
+            _roll_back(db.connection)
+            return None
+        if not db.connection.in_transaction:
+            return _ended(fn)
     return None
+
+
+def _each(db: Database, functions: Sequence[tuple[int, Function[Any]]], outcomes: list[Any]) -> Exception | None:
+    """Run them in a transaction that is left open, and roll back what failed."""
+    connection = db.connection
+    connection.execute("BEGIN IMMEDIATE")
+    for index, fn in functions:
+        connection.execute("SAVEPOINT one")
+        outcomes[index] = outcome = _attempt(db, fn)
+        error = outcome.error if isinstance(outcome, _Failed) else None
+        if isinstance(error, StoreError):
+            return error
+        if not connection.in_transaction:
+            return error or _ended(fn)
+        if error is not None:
+            connection.execute("ROLLBACK TO one")
+        connection.execute("RELEASE one")
+    return None
+
+
+def _ended(fn: Function[Any]) -> RuntimeError:
+    return RuntimeError(f"{fn!r} ended the transaction that it shares with others.")
 
 
 def _attempt(db: Database, fn: Function[Any]) -> Any:

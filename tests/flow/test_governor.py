@@ -95,9 +95,9 @@ def saved(path):
         return {key: json.loads(text) for key, text in connection.execute("SELECT key, state FROM breakers")}
 
 
-def test_sites_that_name_one_list_stop_the_identity(lab, verify, quick):
-    """40 of 100 sites do: at most 10 sessions start after the third such reply, and nobody is invalid by it."""
-    run = verify(lab, mixed(), policies=HASTE, concurrency=8)
+def test_sites_that_name_one_list_stop_the_identity(lab, verify):
+    """40 of 100 sites do: 10 sessions at most start after the third such reply (it is not tried again in this run)."""
+    run = verify(lab, mixed(), policies=HASTE, concurrency=4)
     assert run.done
     assert after_the_third(run.log) <= 10
     assert "identity_paused" in run.reasons.values()

@@ -18,7 +18,7 @@ from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
 from engine.store import audit
 from engine.store.database import JOURNAL, open_read_only
-from engine.store.state import State
+from engine.store.state import KIND, State
 from engine.store.writer import Writer
 
 SPEC = {
@@ -84,6 +84,15 @@ def test_the_holder_of_an_identity_answers_checks_and_its_output_stays_its_own(h
         rows = [(row["kind"], row["consent"]) for row in audit.export(conn)]
     assert {"policy", "order", "rcpt"} <= {kind for kind, _ in rows}
     assert {consent for _, consent in rows} == {"T-7"}
+
+
+def test_the_state_keeps_no_address_of_a_check(holder):
+    """Journals can be erased; so the state forgets what a check handed over, once its issuer has read the answer."""
+    _, request, _ = holder
+    assert ask(request, "nobody@normal.lab")
+    with open_read_only(request.state, KIND) as conn:
+        rows = [tuple(row) for row in conn.execute("SELECT kind, arguments, answer FROM orders WHERE kind = 'check'")]
+    assert rows == []
 
 
 def test_a_checked_address_that_waits_answers_with_its_reply(holder):

@@ -128,6 +128,14 @@ def test_ports_can_be_given_and_a_taken_one_is_named() -> None:
             LabProcess(ONE, dns_port=lab.dns_port, log=False)
 
 
+def test_a_folder_of_its_name_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts wherever its user stands, be there a folder `engine` or not."""
+    (tmp_path / "engine" / "lab").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with LabProcess(ONE, log=False) as lab:
+        assert lab.hosts
+
+
 def test_it_dies_with_its_parent() -> None:
     """Even kill -9 of the process that started it leaves no lab behind."""
     script = """

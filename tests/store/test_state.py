@@ -252,6 +252,19 @@ def test_an_order_is_taken_once_and_answered(state: State) -> None:
     assert state.order(order_id + 1) is None
 
 
+def test_a_check_is_forgotten_and_with_it_those_that_nobody_came_back_for(state: State) -> None:
+    """The one whose answer was read, and those whose time is over; orders of other kinds stay."""
+    read, left, fresh = (
+        state.place_order(
+            "192.0.2.1", "check", {"addresses": ["a@b.lab"]}, by="Ann", why="", at=NOW, until=until
+        ).wait()
+        for until in (NOW + 60, NOW + 5, NOW + 60)
+    )
+    other = state.place_order("192.0.2.1", "drain", {}, by="Ann", why="", at=NOW, until=NOW + 5).wait()
+    state.forget_check(read, NOW + 10).wait()
+    assert [state.order(each) is None for each in (read, left, fresh, other)] == [True, True, False, False]
+
+
 def test_orders_come_in_order_and_expire(state: State) -> None:
     """Oldest first; what nobody took in its time is never taken."""
     ids = [

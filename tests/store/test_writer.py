@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,41 @@ def test_one_failure_takes_nobody_with_it(writer: Writer, db: Database) -> None:
             outcomes.append("failed")
     assert outcomes == [1, 2, "failed", 3]
     assert numbers(writer, db) == [1, 2, 3]
+
+
+def test_a_group_runs_again_only_when_something_failed(writer: Writer, db: Database) -> None:
+    """Savepoints are for groups in which a function failed; the others do without."""
+    seen = trace(writer, db)
+    for ticket in [writer.enqueue(db, put(n)) for n in (1, 2)]:
+        ticket.wait()
+    assert not any("SAVEPOINT" in line for line in seen)
+    runs: list[int] = []
+    tickets = [writer.enqueue(db, lambda conn, n=n: (runs.append(n), put(n)(conn))) for n in (3, 4, 4)]  # type: ignore[misc]
+    with pytest.raises(sqlite3.IntegrityError):
+        tickets[2].wait()
+    assert runs == [3, 4, 4, 3, 4, 4]
+    assert numbers(writer, db) == [1, 2, 3, 4]
+
+
+def test_what_is_gathered_in_a_row_runs_once(writer: Writer, db: Database, tmp_path: Path) -> None:
+    """Values for one function share its run and its ticket, until something else comes for their file."""
+    two = writer.open(tmp_path / "two.db", SCHEMA, kind=KIND)
+    runs: list[list[int]] = []
+
+    def take(values: Sequence[int], conn: sqlite3.Connection) -> int:
+        runs.append(list(values))
+        return sum(put(n)(conn) for n in values)
+
+    first = writer.gather(db, take, 1)
+    writer.enqueue(two, put(1))
+    assert writer.gather(db, take, 2) is first
+    between = writer.enqueue(db, lambda conn: conn.execute("SELECT count(*) FROM rows").fetchone()[0])
+    last = writer.gather(db, take, 3)
+    assert last is not first
+    assert (first.wait(), between.wait(), last.wait()) == (3, 2, 3)
+    assert runs == [[1, 2], [3]]
+    assert writer.gather(db, take, 4).wait() == 4  # another group
+    assert runs[-1] == [4]
 
 
 def test_a_function_that_commits_is_told_off(writer: Writer, db: Database) -> None:
