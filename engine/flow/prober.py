@@ -179,6 +179,7 @@ class Prober:
     def started(self, visit: Visit) -> None:
         """A visit of its got a place in the pool."""
         self.open_sessions += 1
+        self._memory.charged(visit.caps)
         self._desk.metrics.lane_waited(visit.lane.policy.name, self.identity.name, visit.waited_s)
         self._note(visit.lane)
 
@@ -312,7 +313,11 @@ class Prober:
         """Whether a visit may dial this address: all of its caps grant it, with what earlier runs knew of them."""
         self._caps.reach(visit.lane, host, ip)
         self._memory.restore(self._caps)
-        return self._caps.admit(self.schedule, visit, host, ip, time.monotonic())
+        before = visit.caps
+        admitted = self._caps.admit(self.schedule, visit, host, ip, time.monotonic())
+        if visit.caps != before:
+            self._memory.charged(visit.caps)
+        return admitted
 
     def _after(self, visit: Visit) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
