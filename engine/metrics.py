@@ -198,6 +198,23 @@ FAMILIES: tuple[Family, ...] = (
         "Messages that a channel did not take yet.",
     ),
     Family(
+        "engine_push_records_total", Kind.COUNTER, ("outcome",),
+        "Records for the control plane: sent, refused (it did not want this one), dropped (checks, when the spool was "
+        "full).",
+    ),
+    Family(
+        "engine_push_posts_total", Kind.COUNTER, ("outcome",),
+        "Batches posted to the control plane: taken, failed.",
+    ),
+    Family(
+        "engine_push_waiting", Kind.GAUGE, (),
+        "Records in the spool that the control plane did not take yet; no series where nothing is pushed.",
+    ),
+    Family(
+        "engine_push_stalled_seconds", Kind.GAUGE, (),
+        "For how long the control plane has taken nothing while records wait; 0 while it takes them.",
+    ),
+    Family(
         "engine_journal_lag_seconds", Kind.GAUGE, (),
         "How long the oldest write has waited for its commit.",
     ),
@@ -232,6 +249,8 @@ class View:
     lists: Sequence[tuple[str, bool, str]]  # name, usable, why (`good` where it is)
     waiting: Mapping[str, int]
     unchecked: Sequence[str]  # critical lists that are off, with why
+    to_push: int | None = None  # records in the spool; None where nothing is pushed
+    push_stalled_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +331,14 @@ class Metrics:
     def alerted(self, channel: str, outcome: str) -> None:
         """A message was tried at a channel."""
         self._counter("engine_alerts_total", channel, outcome).inc()
+
+    def pushed(self, outcome: str, count: int) -> None:
+        """Records left the spool, or never came into it."""
+        self._counter("engine_push_records_total", outcome).inc(count)
+
+    def posted(self, outcome: str) -> None:
+        """A batch was tried at the control plane."""
+        self._counter("engine_push_posts_total", outcome).inc()
 
     def hub_lagged(self, seconds: float) -> None:
         """A timer fired so late."""
@@ -410,6 +437,11 @@ def _reputation(view: View) -> Iterator[Metric]:
     for channel, count in view.waiting.items():
         waiting.add_metric([channel], count)
     yield from (listed, usable, age, waiting)
+    if view.to_push is not None:
+        left, stalled = _gauge("engine_push_waiting"), _gauge("engine_push_stalled_seconds")
+        left.add_metric([], view.to_push)
+        stalled.add_metric([], view.push_stalled_s)
+        yield from (left, stalled)
 
 
 class _Sum:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from engine.core import codes, rules
@@ -39,6 +39,8 @@ _HOST_TAKES_NO_MAIL = re.compile(
     r"(?:accept|receive|take)s? (?:any )?e?-?mail", re.I,
 )  # fmt: skip
 _OF_US = re.compile(r"\b(?:your|client|from)\b", re.I)
+
+SHORT = 32  # words of a reply that is remembered
 
 _AS_RCPT = frozenset({Stage.RCPT, Stage.DATA, Stage.UNKNOWN})
 _BEFORE_RCPT = {  # what a reply that says nothing more means there: 4yz, 5yz
@@ -65,8 +67,7 @@ _STATE, _POLICY = _bits(rules.STATE), _bits(rules.POLICY)
 _GENERIC, _UNSERVED = _bits(rules.GENERIC), _bits(rules.GENERIC[:1])
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What a reply means.
 
     `rule` names what decided: `provider[0]`, `words:block_list`, `enhanced:5.1.1`, `code:550`, `stage:mail`.
@@ -133,7 +134,8 @@ def _prepare(code: int | None, enhanced: str, text: str, stage: Stage, echoed: S
     front = _ENHANCED.match(text)
     if front and (given is None or given[1] == front[1]):
         given, text = front, text[front.end() :]
-    found_words = words(text, echoed)
+    found_words = tuple(words(text, echoed))
+    hits = (_phrases_again if len(found_words) <= SHORT else _phrases)(found_words)
     first = code // 100 if code is not None else int(given[2]) if given else 0
     final = {4: False, 5: True}.get(first)
     return _Reply(
@@ -142,10 +144,14 @@ def _prepare(code: int | None, enhanced: str, text: str, stage: Stage, echoed: S
         given[1] if given else "",
         given[3] if given else "",
         text,
-        tuple(found_words),
-        rules.PHRASES.find(found_words) & (_OF_CLASS[final] | rules.SOURCE_BIT | rules.FOR_NOW_BIT),
+        found_words,
+        hits & (_OF_CLASS[final] | rules.SOURCE_BIT | rules.FOR_NOW_BIT),
         Stage.RCPT if stage in _AS_RCPT else stage,
     )
+
+
+_phrases = rules.PHRASES.find
+_phrases_again = lru_cache(maxsize=2048)(_phrases)  # what is echoed is gone: most replies are the same few words
 
 
 def _provider(reply: _Reply, rows: Sequence[ReplyRow]) -> tuple[str, str] | None:

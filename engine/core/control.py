@@ -12,6 +12,7 @@ from enum import StrEnum
 
 _CONSONANTS = "bcdfghjklmnprstvz"
 _VOWELS = "aeiou"
+_PAIRS = tuple(consonant + vowel for vowel in _VOWELS for consonant in _CONSONANTS)
 _SYLLABLES = 5  # 17**5 * 5**5 local parts of the form "tavorimule", times 900 numbers: no mailbox by accident
 
 
@@ -28,9 +29,8 @@ def control_local(secret: bytes, domain: str, begun: int) -> str:
     """The local part of the control number `begun` at `domain`: five syllables and three digits."""
     digest = hmac.digest(secret, f"{begun}:{domain}".encode(), hashlib.sha256)
     number = int.from_bytes(digest, "big")
-    letters = []
+    word = ""
     for _ in range(_SYLLABLES):
-        number, consonant = divmod(number, len(_CONSONANTS))
-        number, vowel = divmod(number, len(_VOWELS))
-        letters.append(_CONSONANTS[consonant] + _VOWELS[vowel])
-    return f"{''.join(letters)}{100 + number % 900}"
+        number, pair = divmod(number, len(_PAIRS))
+        word += _PAIRS[pair]
+    return f"{word}{100 + number % 900}"

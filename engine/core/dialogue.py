@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from engine.core.reasons import Stage
 from engine.core.reply import ProtocolError, Reply, ReplyParser
@@ -146,8 +146,7 @@ class StartTls:
     discarded: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """The reply to one recipient, in the order of asking. At stage MAIL it is the whole transaction's refusal."""
 
     recipient: str

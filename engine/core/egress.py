@@ -17,7 +17,10 @@ MORE = 3
 
 def neighbourhood(ip: str) -> str:
     """The /16 of an address (IPv6: /32): one provider's network, or a part of it."""
-    return str(ip_network(f"{ip}/{32 if ':' in ip else 16}", strict=False))
+    if ":" in ip:
+        return str(ip_network(f"{ip}/32", strict=False))
+    first, second, _ = ip.split(".", 2)
+    return f"{first}.{second}.0.0/16"
 
 
 class Egress:

@@ -46,8 +46,8 @@ class Organisation:
 
 def organisation(host: str, ip: str) -> Organisation:
     """The last two labels of a mail host's name, and its /24 (IPv6: /48)."""
-    network = ip_network(f"{ip}/{48 if ':' in ip else 24}", strict=False)
-    return Organisation(".".join(host.lower().split(".")[-2:]), str(network))
+    network = str(ip_network(f"{ip}/48", strict=False)) if ":" in ip else f"{ip.rpartition('.')[0]}.0/24"
+    return Organisation(".".join(host.lower().split(".")[-2:]), network)
 
 
 def operator(named: str) -> str:

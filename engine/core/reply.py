@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import NoReturn
+from functools import lru_cache
+from typing import NamedTuple, NoReturn
 
 # RFC 5321 section 4.5.3.1.5 allows 512 octets a line; providers exceed it with URLs and trace ids.
 MAX_LINE = 8 * 1024
@@ -21,6 +21,9 @@ MAX_REPLY = 32 * 1024
 MAX_LINES = 128
 # Fed and not yet read: the replies of a hundred pipelined commands, at 2.5 KiB each.
 MAX_UNREAD = 256 * 1024
+# Most lines of most servers are always the same few: so many are read once, of those that are short.
+REMEMBERED = 2048
+SHORT_LINE = 160
 
 # Cisco gateways write "#5.1.0". Not followed by more of a number, name or address: 5.1.1.9 is an IP address.
 _CODE = r"\s*#?([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\w)"
@@ -39,8 +42,7 @@ class ProtocolError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One reply. `enhanced` is like "5.1.1", or empty. `lines` are what follows the code on each line, printable."""
 
     code: int
@@ -50,16 +52,24 @@ class Reply:
     @property
     def text(self) -> str:
         """The lines unfolded into one, without the enhanced code at the start of each."""
-        return " ".join(filter(None, map(self._without_code, self.lines)))
-
-    def _without_code(self, line: str) -> str:
-        found = _ENHANCED.match(line) if self.enhanced else None
-        if found is not None and found[1] == self.enhanced:
-            line = line[found.end() :]
-        return line.strip()
+        short = len(self.lines) == 1 and len(self.lines[0]) <= SHORT_LINE
+        return (_text_again if short else _text)(self.enhanced, self.lines)
 
     def __str__(self) -> str:
         return " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
+
+
+def _text(enhanced: str, lines: tuple[str, ...]) -> str:
+    found = []
+    for line in lines:
+        code = _ENHANCED.match(line) if enhanced else None
+        said = (line[code.end() :] if code is not None and code[1] == enhanced else line).strip()
+        if said:
+            found.append(said)
+    return " ".join(found)
+
+
+_text_again = lru_cache(maxsize=REMEMBERED)(_text)
 
 
 def printable(text: str) -> str:
@@ -67,6 +77,18 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return _CONTROL.sub("", _BLANK.sub(" ", text))
+
+
+def _read(line: str) -> tuple[int, str, str, str] | None:
+    """A line's code, the sign after it, its enhanced code, and what follows the code."""
+    found = _LINE.match(line)
+    if found is None:
+        return None
+    code, separator, enhanced = found.groups()
+    return int(code), separator or "", enhanced or "", printable(line[4:])
+
+
+_read_again = lru_cache(maxsize=REMEMBERED)(_read)
 
 
 class ReplyParser:
@@ -99,17 +121,16 @@ class ReplyParser:
         if self._failure is not None:
             raise ProtocolError(*self._failure)
         while self._buffer and (line := self._line()) is not None:
-            found = _LINE.match(line)
+            found = (_read_again if len(line) <= SHORT_LINE else _read)(line)
             if found is None:
                 self._fail("not_a_reply", "a line of the server does not begin with a reply code")
-            code, separator, enhanced = found.groups()
-            text = printable(line[4:])
+            code, separator, enhanced, text = found
             if separator == "-" or self._lines:
-                self._add(int(code), enhanced or "", text, len(line))
+                self._add(code, enhanced, text, len(line))
                 if separator == "-":
                     continue
                 return self._fold()
-            return Reply(int(code), enhanced or "", (text,))  # nearly every reply: one line
+            return Reply(code, enhanced, (text,))  # nearly every reply: one line
         return None
 
     def discard(self) -> int:

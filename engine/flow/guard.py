@@ -23,6 +23,7 @@ from engine.flow.judged import Judged
 from engine.flow.line import Line, SiteHosts
 from engine.flow.memory import Memory
 
+MET = 50  # of the sites that connected last, how many are kept at most before those that are no witnesses go
 NEAR = 0.25  # of the first open time: a lane that opens so much later than the identity is waited for
 _BUSY = frozenset({"server_busy", "server_storage"})
 
@@ -111,7 +112,7 @@ class Guard:
                 self._wake()
             self.breaker.connected(site.key, visit.lane.key)
             self._met[site.key] = (visit.lane, site)
-            if len(self._met) > len(self.breaker.last):
+            if len(self._met) >= 2 * MET:
                 self._met = {key: met for key, met in self._met.items() if key in self.breaker.last}
             return
         silent = reason == "connect_timeout"
@@ -147,7 +148,8 @@ class Guard:
 
     def ended(self, visit: Visit, now: float) -> None:
         """A session is over."""
-        self.egress.ended(visit.site, self._neighbourhoods(visit.site))
+        if self.egress.flying:  # else it is proven that something gets out, or nothing was tried for that
+            self.egress.ended(visit.site, self._neighbourhoods(visit.site))
         if visit.trial:
             self.breaker.breaker.release(now)
 

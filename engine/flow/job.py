@@ -27,6 +27,7 @@ from engine.store.journal import Journal
 from engine.store.writer import Writer
 
 CHUNK = 2000  # rows a transaction of intake
+_dumped = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class WrongUse(Exception):  # noqa: N818 - it is the caller's, not ours
@@ -179,7 +180,7 @@ def _chunks(rows: Iterator[IntakeRow]) -> Iterator[tuple[IntakeRow, ...]]:
 
 def new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
     """SG1: an input row as the journal takes it in."""
-    cells = json.dumps(row.cells, ensure_ascii=False, separators=(",", ":"))
+    cells = _dumped(row.cells)
     if row.problem:
         return NewRow(row.n, cells, row.text, f"?{row.problem}:{row.text}", reason="syntax_invalid", detail=row.problem)
     address = parse(row.text)

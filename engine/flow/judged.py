@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.core.classify import classify
 from engine.core.policy import ReplyRow
@@ -12,8 +12,7 @@ from engine.core.verdict import plain_words
 from engine.net.session import Answer, SessionEnded
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """An answer with what it means. `backed` says that a refusal rests on a provider row or recipient words."""
 
     answer: Answer

@@ -134,7 +134,7 @@ class Layout:
         width = len(self._header)
         own = self._json_cells(cells) if self._source == "jsonl" else list(cells[:width])
         own += [""] * (width - len(own))
-        ours = list(map(_cell, values))
+        ours = [value if isinstance(value, str) else _cell(value) for value in values]
         for place in _STRANGERS:
             if ours[place].startswith(_FORMULA):
                 ours[place] = f"'{ours[place]}"
@@ -203,7 +203,7 @@ def _cell(value: Any) -> str:
         return value
     if value is None or value is True or value is False:
         return "" if value is None else str(value).lower()
-    return _dumped(value)
+    return str(value) if type(value) is int else _dumped(value)
 
 
 def _dumped(value: Any) -> str:

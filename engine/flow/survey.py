@@ -27,6 +27,7 @@ from engine.store.state import State
 IN_FLIGHT = 256  # domains resolved at a time
 ALIVE = "alive_until"  # what is learnt of a site that let us in: when to dial it again in Standard mode
 CHUNK = 1024  # domains a journal read and a facts query
+_dumped = json.JSONEncoder(separators=(",", ":")).encode
 
 _DOMAIN_REASONS = frozenset({"domain_not_found", "domain_null_mx", "dns_timeout", "dns_servfail"})
 
@@ -158,7 +159,7 @@ def forbidden(policy: Policy, pool_tags: frozenset[str]) -> tuple[str, str] | No
 
 def pack_hosts(hosts: Iterable[MailHost]) -> str:
     """Mail hosts as the journal keeps them."""
-    return json.dumps([[host.name, list(host.addresses)] for host in hosts], separators=(",", ":"))
+    return _dumped([[host.name, host.addresses] for host in hosts])
 
 
 def unpack_hosts(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from ipaddress import ip_address
 from zlib import crc32
 
@@ -82,7 +81,8 @@ class Resolver:
                 route, until = Route(domain, reason="domain_mx_unroutable", detail="cname_loop"), answer.until
             case _:
                 route, until = Route(domain, reason=_failure(answer), detail=_failure_detail(answer)), answer.until
-        return replace(route, ttl_s=max(0.0, until - self._clock()))
+        ttl_s = max(0.0, until - self._clock())
+        return Route(route.domain, route.hosts, route.implicit, route.reason, route.detail, ttl_s)
 
     def addresses(self, name: str) -> tuple[str, ...]:
         """All addresses of a name, IPv4 first, non-public ones included; raises LookupFailedError."""

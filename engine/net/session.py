@@ -13,9 +13,9 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from time import monotonic
+from typing import NamedTuple
 
 from gevent.lock import Semaphore
 
@@ -45,8 +45,7 @@ _OURS = frozenset(
 Transcript = Callable[[str, str, float], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """Where to connect. `host` is the MX name (for SNI and records), `ip` an IPv4 or IPv6 literal."""
 
     host: str
@@ -54,8 +53,7 @@ class Endpoint:
     port: int = 25
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What one recipient's question came to.
 
     With a reply, `reason` is empty and the caller classifies; at stage MAIL the reply refused the whole transaction.

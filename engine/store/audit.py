@@ -19,7 +19,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 VERSION = 1
 SALT_BYTES = 16
@@ -49,8 +49,7 @@ _ERASE = "UPDATE attempts SET address_salt = NULL, address = NULL, text_salt = N
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False).encode
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRow:
+class AuditRow(NamedTuple):
     """One thing that happened. `at` is Unix time in seconds; `code` is None where there was no reply.
 
     `kind` says what it was: `connect`, `rcpt`, `control`, `positive_control`, `order`, `policy`, `erasure`, ...

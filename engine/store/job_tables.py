@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.core.result import MAX_TEXT
 from engine.store import audit
@@ -66,8 +66,7 @@ TALLY = (  # of state SETTLED; in memory, where a group of writes costs no file 
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NewRow:
+class NewRow(NamedTuple):
     """One input row on its way in. `key` is what duplicates share; a row with a `reason` is settled at once."""
 
     n: int
@@ -83,8 +82,7 @@ class NewRow:
     stage: str = "syntax"
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(NamedTuple):
     """What SG2 and SG3 found for a domain: a site to ask, or the reason that ends its addresses."""
 
     domain_id: int
@@ -101,8 +99,7 @@ class Routed:
     checked_at: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """An address that waits, as a run takes it into memory."""
 
     id: int
@@ -119,8 +116,7 @@ class Pending:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """A site as the journal knows it; `hosts` is the JSON that its survey wrote."""
 
     id: int
@@ -131,8 +127,7 @@ class Site:
     hosts: str
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """A site with its work: what waits, domains whose accepted addresses lack a control, and its unbacked refusals.
 
     `unconfirmed` holds (domain id, name), `unbacked` (domain id, name, reply code, text, local part), oldest first.

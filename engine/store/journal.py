@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -337,7 +336,7 @@ class Journal:
 
     def audit(self, rows: Sequence[audit.AuditRow]) -> Ticket[Any]:
         """Append audit rows that change no address (orders, events of the run)."""
-        told = [replace(row, consent=row.consent or self.consent) for row in rows]
+        told = [row if row.consent else row._replace(consent=self.consent) for row in rows]
         return self.record((), told)
 
     def close(self) -> None:

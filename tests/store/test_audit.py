@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -106,7 +105,7 @@ def test_equal_values_have_unequal_commitments() -> None:
             asked.append(count)
             return bytes(range(count))
 
-        audit.append(conn, [dataclasses.replace(row(1), text=row(1).address)] * 2, salts=salts)
+        audit.append(conn, [row(1)._replace(text=row(1).address)] * 2, salts=salts)
         found = conn.execute("SELECT address_commitment, text_commitment, address_salt, text_salt FROM attempts")
         assert len({cell for cells in found.fetchall() for cell in cells}) == 8
         assert asked == [64]
@@ -273,8 +272,8 @@ def test_erasing_leaves_the_chain_whole(users: set[int], before: int) -> None:
 def test_an_address_is_erased_wherever_it_stands() -> None:
     """Whatever its case, and in the reply to another address that quotes it; the other address itself stays."""
     with chain(0) as (conn, _):
-        quoting = dataclasses.replace(row(1), address="bob@example.lab", text="not for bob, but ZÖE@example.lab")
-        audit.append(conn, [dataclasses.replace(row(1), address="Zöe@example.lab", text="no"), quoting, row(2)])
+        quoting = row(1)._replace(address="bob@example.lab", text="not for bob, but ZÖE@example.lab")
+        audit.append(conn, [row(1)._replace(address="Zöe@example.lab", text="no"), quoting, row(2)])
         assert audit.erase(conn, address="zöe@EXAMPLE.lab") == 2
         found = conn.execute("SELECT address, text FROM attempts ORDER BY seq").fetchall()
         assert found == [(None, None), ("bob@example.lab", None), (row(2).address, row(2).text)]
