@@ -25,6 +25,7 @@ from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet
 from engine.core.reasons import REASONS, Fault
 from engine.core.schedule import Schedule, Wait
+from engine.families import LaneState
 from engine.flow.desk import Desk
 from engine.flow.dial import reach
 from engine.flow.guard import Guard, PortClosed
@@ -34,8 +35,9 @@ from engine.flow.supply import Supply
 from engine.flow.survey import asker_of, forbidden, reaches, unpack_hosts
 from engine.flow.visit import Call
 from engine.log import log
-from engine.metrics import LaneState, LaneView, Metrics
+from engine.metrics import Metrics
 from engine.reputation.named import Named
+from engine.scrape import LaneView
 from engine.store.job_tables import Site
 from engine.store.journal import Journal
 from engine.store.state import State

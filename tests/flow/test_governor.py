@@ -157,16 +157,18 @@ def test_who_is_killed_and_started_again_keeps_his_distance(lab, verify):
     """Spaces of sessions and of recipients hold over a kill: what they owe is on disk before anybody is asked."""
     rows, killed = [f"nobody-{n}@calm-02.lab" for n in range(4)], verify.folder / "killed" / "state.db"
     killed.parent.mkdir()
+    two = {"per_session": 2, "per_transaction": 2}
     for limits in (
-        {"sessions": {"concurrency": 1, "rate": "2/min", "burst": 1}, "recipients": {"per_session": 2, "per_transaction": 2}},
-        {"recipients": {"rate": "2/min", "per_transaction": 2}},
+        {"sessions": {"concurrency": 1, "rate": "2/min", "burst": 1}, "recipients": two},
+        {"recipients": {"rate": "2/min", **two}},
     ):
 
         def when_asked(verification):
             if not verification.counts().get("mailbox_not_found"):
                 return False
-            with closing(sqlite3.connect(verification.request.state)) as state, closing(sqlite3.connect(killed)) as copy:
-                state.backup(copy)  # as a kill would leave it
+            state = verification.request.state
+            with closing(sqlite3.connect(state)) as source, closing(sqlite3.connect(killed)) as copy:
+                source.backup(copy)  # as a kill would leave it
             return True
 
         first = verify(lab, rows, policies={"default": HASTE["default"] | limits}, stop_when=when_asked)
