@@ -187,7 +187,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "engine_rbl_check_age_seconds", Kind.GAUGE, ("target",),
-        "How long ago any list gave an answer about the target that can be relied on.",
+        "How long ago any block list gave an answer about the target that can be relied on; where none did yet, for "
+        "how long it has been watched.",
     ),
     Family(
         "engine_alerts_total", Kind.COUNTER, ("channel", "outcome"),
@@ -196,6 +197,23 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "engine_alerts_waiting", Kind.GAUGE, ("channel",),
         "Messages that a channel did not take yet.",
+    ),
+    Family(
+        "engine_push_records_total", Kind.COUNTER, ("outcome",),
+        "Records for the control plane: sent, refused (it did not want this one), dropped (checks, when the spool was "
+        "full).",
+    ),
+    Family(
+        "engine_push_posts_total", Kind.COUNTER, ("outcome",),
+        "Batches posted to the control plane: taken, failed.",
+    ),
+    Family(
+        "engine_push_waiting", Kind.GAUGE, (),
+        "Records in the spool that the control plane did not take yet; no series where nothing is pushed.",
+    ),
+    Family(
+        "engine_push_stalled_seconds", Kind.GAUGE, (),
+        "For how long the control plane has taken nothing while records wait; 0 while it takes them.",
     ),
     Family(
         "engine_journal_lag_seconds", Kind.GAUGE, (),
@@ -229,9 +247,12 @@ class View:
 
     now: float
     checks: Mapping[tuple[str, str], Check]  # by target and list
+    answered: Mapping[str, float]  # by target: when a list last gave an answer that counts, or the watch began
     lists: Sequence[tuple[str, bool, str]]  # name, usable, why (`good` where it is)
     waiting: Mapping[str, int]
     unchecked: Sequence[str]  # critical lists that are off, with why
+    to_push: int | None = None  # records in the spool; None where nothing is pushed
+    push_stalled_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +333,14 @@ class Metrics:
     def alerted(self, channel: str, outcome: str) -> None:
         """A message was tried at a channel."""
         self._counter("engine_alerts_total", channel, outcome).inc()
+
+    def pushed(self, outcome: str, count: int) -> None:
+        """Records left the spool, or never came into it."""
+        self._counter("engine_push_records_total", outcome).inc(count)
+
+    def posted(self, outcome: str) -> None:
+        """A batch was tried at the control plane."""
+        self._counter("engine_push_posts_total", outcome).inc()
 
     def hub_lagged(self, seconds: float) -> None:
         """A timer fired so late."""
@@ -398,18 +427,21 @@ class _AtScrape(Collector):
 def _reputation(view: View) -> Iterator[Metric]:
     listed, usable = _gauge("engine_rbl_listed"), _gauge("engine_rbl_list_usable")
     age, waiting = _gauge("engine_rbl_check_age_seconds"), _gauge("engine_alerts_waiting")
-    newest: dict[str, float] = {}
     for (target, name), check in view.checks.items():
-        if check.reliable and check.status in (Answer.LISTED, Answer.CLEAN):
+        if check.tells:
             listed.add_metric([name, target], float(check.status is Answer.LISTED))
-            newest[target] = max(check.at, newest.get(target, 0.0))
-    for target, at in newest.items():
+    for target, at in view.answered.items():
         age.add_metric([target], max(0.0, view.now - at))
     for name, works, why in view.lists:
         usable.add_metric([name, why], float(works))
     for channel, count in view.waiting.items():
         waiting.add_metric([channel], count)
     yield from (listed, usable, age, waiting)
+    if view.to_push is not None:
+        left, stalled = _gauge("engine_push_waiting"), _gauge("engine_push_stalled_seconds")
+        left.add_metric([], view.to_push)
+        stalled.add_metric([], view.push_stalled_s)
+        yield from (left, stalled)
 
 
 class _Sum:

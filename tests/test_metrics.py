@@ -47,6 +47,7 @@ engine_rbl_listed{list,target} engine_rbl_checks_total{list,outcome} engine_rbl_
 engine_rbl_check_age_seconds{target} engine_build_info
 engine_addresses_left engine_identity_breaker_open{identity} engine_policy_reloads_total{outcome}
 engine_alerts_total{channel,outcome} engine_alerts_waiting{channel}
+engine_push_records_total{outcome} engine_push_posts_total{outcome} engine_push_waiting engine_push_stalled_seconds
 """
 
 
@@ -108,10 +109,21 @@ def test_the_page_says_what_the_table_says(metrics: Metrics) -> None:
     metrics.reloaded("loaded")
     metrics.rbl_checked("zen", "clean")
     metrics.alerted("slack", "sent")
+    metrics.pushed("sent", 2)
+    metrics.posted("taken")
     metrics.watch(lambda: Live([lane()], {"node-1": Status.ENABLED}, 0.5, 3, {"node-1": False}))
     check = Check("192.0.2.1", "zen", Answer.LISTED, 40.0)
     metrics.watch_reputation(
-        lambda: View(100.0, {("192.0.2.1", "zen"): check}, [("zen", True, "good")], {"slack": 2}, [])
+        lambda: View(
+            100.0,
+            {("192.0.2.1", "zen"): check},
+            {"192.0.2.1": 40.0},
+            [("zen", True, "good")],
+            {"slack": 2},
+            [],
+            5,
+            60.0,
+        )
     )
     page = Page(metrics)
     assert page.value("engine_rbl_check_age_seconds", target="192.0.2.1") == 60.0

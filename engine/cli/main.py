@@ -28,6 +28,7 @@ COMMANDS = {  # name -> (module, object, one line for the overview)
         "Watch what block lists say of us; alert, and hold back who is listed.",
     ),
     "alerts": ("engine.cli.alerts", "alerts", "Test whether alerts by mail and Slack arrive."),
+    "push": ("engine.cli.push", "push", "Test whether a control plane takes what the monitor pushes."),
     "doctor": ("engine.cli.doctor", "doctor", "Look whether this machine is fit to probe from, and say what to mend."),
     "rbl": ("engine.cli.rbl", "rbl", "Ask block lists about addresses and domains, and say which can be believed."),
     "audit": ("engine.cli.audit", "audit", "Verify, export or erase the audit of a job."),

@@ -24,8 +24,10 @@ from engine.log import log
 from engine.metrics import Metrics, watch_hub
 from engine.reputation.channels import read_alerts
 from engine.reputation.charge import Charge, read_charge
+from engine.reputation.control_plane import read_push
 from engine.reputation.delivery import Alerts
 from engine.reputation.monitor import Monitor
+from engine.reputation.push import Push
 from engine.reputation.standing import State as Stands
 from engine.reputation.standing import standing, worst
 from engine.settings import Configuration, load_configuration
@@ -107,15 +109,18 @@ def monitor(
 @contextmanager
 def watching(where: Path, lists: Lists, charge: Charge, settings: Configuration, counts: Metrics) -> Iterator[Monitor]:
     """A monitor that holds the watch of this machine; raises WrongUse where another process has it."""
+    named, pushed = read_alerts(settings), read_push(settings)  # what is wrong with them is told before all else
     with ExitStack() as held:
         try:
             held.enter_context(MonitorLock(where.parent))
         except Watched as watched:
             raise WrongUse(str(watched)) from watched
         state = State(held.enter_context(Writer()), where)
-        alerts = Alerts(state, read_alerts(settings), counts.alerted)
+        alerts = Alerts(state, named, counts.alerted)
+        push = Push(state, pushed, counts) if pushed is not None else None
         found = Monitor(
-            state, lists.registry, charge, servers=lists.servers, alerts=alerts, counts=counts, nowhere=lists.nowhere,
+            state, lists.registry, charge, servers=lists.servers, alerts=alerts, push=push, counts=counts,
+            nowhere=lists.nowhere,
         )  # fmt: skip
         counts.watch_reputation(found.view)
         try:

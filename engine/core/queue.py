@@ -16,6 +16,7 @@ from typing import Any
 from engine.core.breaker import Breaker
 from engine.core.control import ControlAnswer
 
+_NONE: frozenset[str] = frozenset()
 RECHECK_AT = 100  # acceptances in a row at a domain that is known to refuse; doubled each time that it still does
 
 
@@ -99,7 +100,7 @@ class Queue:
     def __init__(self) -> None:
         self.domains: dict[str, Domain] = {}
         self.waiting = 0  # addresses, those for later included
-        self._held: frozenset[str] = frozenset()
+        self._held: frozenset[str] = _NONE
         self._holds_to_come: dict[str, Breaker] = {}  # of domains that an earlier run held, and this one has not met
         self._controls = 0  # control questions that wait
         self._ready: OrderedDict[str, None] = OrderedDict()

@@ -66,7 +66,10 @@ def state_folder(state: Path) -> Finding:
             pass
     except OSError as error:
         why = error.strerror or str(error)
-        return Finding("state", Check.FAIL, f"{there} can't be written ({why}); make it this user's own.")
+        return Finding(
+            "state", Check.FAIL,
+            f"{there} can't be written ({why}); make it this user's own, or name another file with --state.",
+        )  # fmt: skip
     if state.exists() and not os.access(state, os.R_OK | os.W_OK):
         return Finding(
             "state", Check.FAIL, f"{state} is another user's; run as that one, or name another with --state."
@@ -97,17 +100,23 @@ def clock() -> Finding:
     return Finding("clock", Check.PASS, "The clock is kept right.")
 
 
-def name_servers(resolver: Resolver) -> Iterator[Finding]:
-    """Whether the name servers answer, tell the truth of a name that nobody can have, and suit block lists."""
+def name_servers(resolver: Resolver, *, named: bool = False) -> Iterator[Finding]:
+    """Whether the name servers answer, tell the truth of a name that nobody can have, and suit block lists.
+
+    `named`: by --dns or the settings, and not by the system.
+    """
     servers = resolver.servers
     shown = ", ".join(servers)
     name = f"{token_hex(8)}.invalid"  # RFC 6761 section 6.4: nobody's, for ever
     try:
         lies = resolver.addresses(name)
     except LookupFailedError as error:
+        where = "--dns, ENGINE_DNS or dns in the settings" if named else "/etc/resolv.conf"
         yield Finding(
-            "resolver", Check.FAIL, f"The name servers {shown} give no answer ({error.reason}); see /etc/resolv.conf."
-        )
+            "resolver", Check.FAIL,
+            f"The name servers {shown} give no answer ({error.reason}); see that they run, and that {where} names the "
+            "right ones.",
+        )  # fmt: skip
         return
     if lies:
         yield Finding(
@@ -178,7 +187,12 @@ def _dialled(host: str, port: int, resolver: Resolver, identity: Identity | None
         )
     except OSError as error:
         stream.close()
-        return Finding("egress", Check.FAIL, f"{where} ({ip}) can't be reached: {error.strerror or error}.")
+        why = error.strerror or str(error)
+        return Finding(
+            "egress", Check.FAIL,
+            f"{where} ({ip}) can't be reached ({why[0].lower()}{why[1:]}); see that a mail server listens there, and "
+            "that neither this machine's firewall nor its provider rejects the way to it.",
+        )  # fmt: skip
     return _greeted(stream, where)
 
 
@@ -205,8 +219,10 @@ def _greeted(stream: Stream, where: str) -> Finding:
         return Finding("egress", Check.PASS, f"{where} greets us: {line[:80]}.".replace("..", "."))
     said = f"says {line[:80]!r}" if line else "says nothing"
     return Finding(
-        "egress", Check.FAIL, f"{where} took the connection and {said}: no mail host, or one that refuses us already."
-    )
+        "egress", Check.FAIL,
+        f"{where} took the connection and {said}: no mail host, one that refuses us already, or "
+        "somebody on the way who answers for it; name another with --egress to tell which.",
+    )  # fmt: skip
 
 
 def _host(server: str) -> str:

@@ -4,6 +4,7 @@
 2. Addresses are literals; nothing here resolves a name (gevent would do that on a pool of native threads).
 3. Wait first, receive after: a peer's answer is never there yet when we begin to wait for it.
 4. Closing never blocks, so it is safe where a greenlet is killed. TLS is closed without `unwrap`, which waits.
+5. Whose peer has answered takes a turn among the loop's callbacks: thousands that are ready at once hold up no timer.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Stream:
         self._timer: Any = None
         self._rings_at = 0.0
         self._sleeper: Any = None  # the greenlet that waits
+        self._turn: Any = None  # its turn among the hub's callbacks, once the socket is ready
         self._tls: _Tls | None = None
 
     @property
@@ -187,10 +189,20 @@ class Stream:
         if self._events != events:
             self._watcher.events = self._events = events
         self._sleeper = getcurrent()
+        self._watcher.start(self._woken)
         try:
-            self._hub.wait(self._watcher)
+            self._hub.switch()
         finally:
+            self._watcher.stop()
+            if self._turn is not None:
+                self._turn.stop()
+                self._turn = None
             self._sleeper = None
+
+    def _woken(self) -> None:
+        """The socket is ready: take a turn among the loop's callbacks, which it runs for 5 ms at a time."""
+        self._watcher.stop()
+        self._turn = self._hub.loop.run_callback(self._sleeper.switch)
 
     # One timer serves the whole connection. Deadlines mostly move on, so it is left running, and when it rings early
     # it is set again: a dialogue of five turns sets it once, and its farewell once more.
@@ -209,9 +221,17 @@ class Stream:
 
     def _ring(self) -> None:
         self._disarm()
-        if self._sleeper is None:
+        if self._sleeper is None or self._turn is not None:  # nobody waits, or what he waits for is there
             return
         if monotonic() < self.deadline:
             self._arm()
-        else:
+        elif not self._answered():
             self._sleeper.throw(DeadlinePassed())  # as gevent's own Timeout does it
+
+    def _answered(self) -> bool:
+        """Whether something lies unread: a loop that comes late looks at its timers before its sockets."""
+        try:
+            self._socket.recv(1, _socket.MSG_PEEK)
+        except OSError:
+            return False
+        return True

@@ -39,18 +39,20 @@ class NotAskedError(ValueError):
 class Checker:
     """Checks at the lists of `registry` through `servers` (address, port); those of resolv.conf where none is given.
 
-    `moved` is called with each Move of a list's health, on the greenlet that saw it. `health` brings back what an
-    earlier process knew. `clock` gives Unix seconds.
+    `moved` is called with each Move of a list's health, on the greenlet that saw it, and `probed` with its health after
+    each probe and refusal. `health` brings back what an earlier process knew. `clock` gives Unix seconds.
     """
 
     def __init__(
         self, registry: Registry, servers: Sequence[Server] = (), *, timeout_s: float = TIMEOUT_S,
-        moved: Callable[[Move], object] | None = None, health: Iterable[Health] = (),
+        moved: Callable[[Move], object] | None = None, probed: Callable[[Health], object] | None = None,
+        health: Iterable[Health] = (),
         clock: Callable[[], float] = time.time, rng: random.Random | None = None,
     ) -> None:  # fmt: skip
         self.registry = registry
         self.asker = Asker(servers or system_servers(), timeout_s)
         self._moved = moved or (lambda move: None)
+        self._told = probed or (lambda health: None)
         self._clock = clock
         self._rng = rng or random.SystemRandom()
         self._health = {each.name: each for each in health}
@@ -73,7 +75,7 @@ class Checker:
         blocklist = self._enabled(on)
         if not blocklist.takes(found.family):
             raise NotAskedError(f"{blocklist.name} is not asked about {found}: it lists {_words(blocklist)} only")
-        health = self._probed(blocklist)
+        health = self.probe_if_due(blocklist)
         if not health.usable:
             return Check(found.text, blocklist.name, health.status, self._clock(), detail=health.why, reliable=False)
         name = asked_name(blocklist, found.text)
@@ -84,7 +86,7 @@ class Checker:
         if verdict.status is Status.LISTED:
             text = tuple(blocklist.hide_key(each) for each in self.ask(blocklist, name, "TXT").records)
         elif verdict.status is Status.REFUSED:
-            self._tell(health.refuse(verdict.detail, now))
+            self._tell(health, health.refuse(verdict.detail, now))
         elif verdict.status is not Status.CLEAN:
             health.hasten(now)
         return Check(
@@ -143,7 +145,8 @@ class Checker:
             pool.kill(block=False)
             done.put(None)
 
-    def _probed(self, blocklist: BlockList) -> Health:
+    def probe_if_due(self, blocklist: BlockList) -> Health:
+        """A list's health, after a probe if one is due."""
         health = self.health(blocklist.name)
         if health.due <= self._clock():
             with self._lock(blocklist):
@@ -155,7 +158,7 @@ class Checker:
         health = self.health(blocklist.name)
         asked = [(question, self.ask(blocklist, question.name)) for question in questions(blocklist, self._rng)]
         probe = assess(blocklist, asked)
-        self._tell(health.observe(replace(probe, detail=blocklist.hide_key(probe.detail)), self._clock()))
+        self._tell(health, health.observe(replace(probe, detail=blocklist.hide_key(probe.detail)), self._clock()))
         return health
 
     def ask(self, blocklist: BlockList, name: str, kind: str = "A") -> Answer:
@@ -173,9 +176,10 @@ class Checker:
     def _lock(self, blocklist: BlockList) -> BoundedSemaphore:
         return self._probing.setdefault(blocklist.name, BoundedSemaphore(1))
 
-    def _tell(self, move: Move | None) -> None:
+    def _tell(self, health: Health, move: Move | None) -> None:
         if move is not None:
             self._moved(move)
+        self._told(health)
 
 
 def _words(blocklist: BlockList) -> str:

@@ -7,13 +7,16 @@
 3. One event for each (target, list, sublist). One that is listed again within FLAP_WINDOW_S of its end is the same
    event once more, and each time it has to be clean for longer: a flapping list keeps one event open and the pager
    silent.
-4. A list that fails takes back what it changed since its last good probe: openings are closed, closings opened again.
+4. A list that fails takes back what it changed since its last good probe, as far as it is doubted: one that lists the
+   world its openings, one that has lost its entries or refuses us its closings. Silence takes nothing back.
+   The probe that vouched for a change does not settle it: that does the next good one.
 5. An answer that is older than what is known says nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from engine.core.listing import Check, Listing, Severity, Status
@@ -21,7 +24,9 @@ from engine.core.listing_event import Change, Close, ListingEvent, Step, Transit
 
 MIN_WAIT_S = 300.0  # SURBL's TTL is 180 s; five minutes are two of a zero-hour list's
 MAX_WAIT_S = 3600.0  # what has a longer TTL is confirmed from a cache: an alarm that waits a day is none
+VOUCH_S = 60.0  # between an answer that changes an event and the probe that vouches for it
 FLAP_WINDOW_S = 2 * 86_400.0
+DOUBTFUL = frozenset({Status.LISTED, Status.CLEAN})  # what can be doubted: other answers say nothing
 FIRST_HOLD_S, MAX_HOLD_S = 3600.0, 86_400.0  # how long it has to be clean after its first flap, and at most
 
 
@@ -58,27 +63,35 @@ def observe(events: Sequence[ListingEvent], check: Check, *, expiry_s: float | N
     return Step(tuple(changed), tuple(dropped), tuple(transitions), min(waiting, default=None))
 
 
-def list_failed(events: Sequence[ListingEvent], last_good: float, now: float) -> Step:
-    """The list failed its probes, and was last known to be good at `last_good`: take back what it changed since."""
+def list_failed(
+    events: Sequence[ListingEvent], last_good: float, now: float, doubted: AbstractSet[Status] = DOUBTFUL
+) -> Step:
+    """The list failed its probes, and was last known to be good at `last_good`: take back what it changed since.
+
+    `doubted` is which of its answers may have been wrong: LISTED opened events, CLEAN closed them.
+    """
+    listed, clean = Status.LISTED in doubted, Status.CLEAN in doubted
+    since = last_good - VOUCH_S
     changed: list[ListingEvent] = []
     dropped: list[ListingEvent] = []
     transitions: list[Transition] = []
     for event in events:
         if event.confirmed_at is None:
-            dropped += [event] if event.seen_since > last_good else []
-        elif event.is_open and (event.opened_at or 0) > last_good:
+            dropped += [event] if listed and event.seen_since > last_good else []
+        elif listed and event.is_open and (event.opened_at or 0) > since:
             after = _closed(event, now, Close.LIST_FAILURE)
             changed.append(after)
             transitions.append(Transition(Change.CLOSED, after, now))
         elif event.is_open:
-            changed += [replace(event, seen=event.severity, ask_at=None)] if event.ask_at is not None else []
-        elif (event.opened_at or 0) > last_good:
+            waits = event.ask_at is not None and (clean if event.seen is None else listed)
+            changed += [replace(event, seen=event.severity, ask_at=None)] if waits else []
+        elif listed and (event.opened_at or 0) > since:
             changed.append(replace(event, close_reason=Close.LIST_FAILURE, seen=None, ask_at=None))
-        elif event.close_reason in (Close.DELISTED, Close.EXPIRED) and (event.closed_at or 0) > last_good:
+        elif clean and event.close_reason in (Close.DELISTED, Close.EXPIRED) and (event.closed_at or 0) > since:
             after = replace(event, closed_at=None, close_reason=None, seen=event.severity, ask_at=None)
             changed.append(after)
             transitions.append(Transition(Change.REOPENED, after, now))
-        elif event.ask_at is not None and event.seen_since > last_good:
+        elif listed and event.ask_at is not None and event.seen_since > last_good:
             changed.append(replace(event, seen=None, ask_at=None))
     return Step(tuple(changed), tuple(dropped), tuple(transitions))
 

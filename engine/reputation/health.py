@@ -23,6 +23,7 @@ from engine.core.listing import Check, Status
 from engine.reputation.blocklist import BlockList, Effect, Family
 from engine.reputation.question import asked_name
 from engine.reputation.verdict import LOOPBACK, Answer, judge, meanings
+from engine.store.list_health import Kept
 
 FIRST_S, LAST_S = 300.0, 3600.0  # between probes that are good
 RETRY_S = 60.0  # after the first that is not; doubles up to LAST_S
@@ -108,6 +109,22 @@ class Health:
         self._probed = 0
         self._in_a_row = 0  # latest probes that were alike: good, or not
         self._suspended = False
+
+    @classmethod
+    def of(cls, kept: Kept) -> Health:
+        """As an earlier process left it; a probe is due at once."""
+        found = cls(kept.name, kept.last_good)
+        found.finding = next((each for each in Finding if each.value == kept.finding), None)
+        found.detail, found.usable = kept.detail, kept.usable
+        found._in_a_row, found._suspended, found._probed = kept.in_a_row, kept.suspended, 1
+        return found
+
+    def kept(self, failed_since: float | None = None) -> Kept:
+        """What the next process has to know."""
+        finding = self.finding.value if self.finding is not None else ""
+        return Kept(
+            self.name, self.usable, self._suspended, finding, self.detail, self._in_a_row, self.last_good, failed_since
+        )
 
     @property
     def why(self) -> str:

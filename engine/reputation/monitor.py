@@ -7,10 +7,10 @@
 3. A list that lists much of what it answered for is probed before its answer counts.
 4. What a running engine hears of a list (a reply that names one) reaches the monitor as an order of the state,
    whichever process it runs in, and is looked at within seconds.
-5. An operator's order outweighs it: what he held stays held, and what he enabled is held again only for a listing
-   that opened after that.
+5. An answer that would open an event, close it or change its severity counts only from a list that passed its probes
+   within VOUCH_S of it: between two probes that are due a list may begin to list the world.
 6. A resolver that invents answers, or through which nobody answers, is told once and not believed: no list is blamed
-   for it, and nobody is called clean.
+   for it, and nobody is called clean. What lists did meanwhile is told when the resolver works again.
 7. It works in a process that gevent patched, and refuses to serve in any other: dnspython would hold up the hub.
 """
 
@@ -28,31 +28,30 @@ from gevent.event import Event
 from gevent.monkey import is_module_patched
 from gevent.pool import Group, Pool
 
-from engine.core.grammar import rate_text
-from engine.core.identity import Identity, Status
 from engine.core.identity_breaker import operator
 from engine.core.listing import Check
 from engine.core.listing import Status as Answer
 from engine.core.listing_event import Method
 from engine.log import log
 from engine.metrics import View
-from engine.reputation import alert
+from engine.reputation.blocklist import BlockList, Kind
 from engine.reputation.charge import Charge
 from engine.reputation.checker import Checker
 from engine.reputation.delist import Procedure
 from engine.reputation.delivery import Alerts
 from engine.reputation.diagnosis import NOWHERE, diagnose
+from engine.reputation.event import VOUCH_S
 from engine.reputation.guard import mass_listed
-from engine.reputation.health import Finding, Move
+from engine.reputation.health import Finding, Health, Move
+from engine.reputation.hold import Hold
 from engine.reputation.named import ADDRESS
+from engine.reputation.push import Push
 from engine.reputation.query import Server
-from engine.reputation.reaction import BY, Wanted, wanted
 from engine.reputation.record import Events
 from engine.reputation.registry import Registry
 from engine.reputation.rota import Pair, Rota
-from engine.store import reputation as tables
-from engine.store.standing_order import binds, in_force, place_status, status_of
-from engine.store.state import IDENTITY, LIMIT, RESET, Order, State
+from engine.store import list_health
+from engine.store.state import State
 
 AT_ONCE = 50
 LOOK_EVERY_S = 2.0  # for orders, and for identities whose dwell time is over
@@ -71,8 +70,8 @@ class Monitor:
 
     def __init__(
         self, state: State, registry: Registry, charge: Charge, *, servers: Sequence[Server] = (),
-        alerts: Alerts | None = None, counts: Count | None = None, clock: Callable[[], float] = time.time,
-        rng: random.Random | None = None, nowhere: str = NOWHERE,
+        alerts: Alerts | None = None, push: Push | None = None, counts: Count | None = None,
+        clock: Callable[[], float] = time.time, rng: random.Random | None = None, nowhere: str = NOWHERE,
     ) -> None:  # fmt: skip
         self.trouble = ""  # what is wrong with the resolver
         self.registry = registry
@@ -80,20 +79,26 @@ class Monitor:
         self._state = state
         self._servers = tuple(servers)
         self._alerts = alerts
+        self._push = push
         self._counts = counts
         self._clock = clock
         self._rng = rng or random.Random()
-        self._events = Events(state, self._procedure)
-        self._checker = self._make_checker()
+        self._events = Events(state, self._procedure, pushes=push is not None)
+        self._hold = Hold(state)
+        self._failed: dict[str, float] = {}  # lists that are told broken, with their last good probe (0: never)
+        self._untold: dict[str, Move] = {}  # lists that fell silent while the resolver was, too
+        self._moves: list[Move] | None = None  # those of an examination, until it is over
+        self._checker = self._make_checker(afresh=True)
         self._rota = Rota(self._rng.random)
         self._newest: dict[Pair, Check] = {}
-        self._failed: dict[str, float] = {}  # lists that are told broken, with their last good probe
+        self._answered: dict[str, float] = {}  # target -> when a list last told of it, or the watch began
         self._again_at: float | None = None  # when an identity's dwell time is over
         self._wake = Event()
+        self._probing: set[str] = set()
+        self._probes = Pool(AT_ONCE)
         self._error: Exception | None = None
         self._nowhere = nowhere  # where a made-up name must not exist
         self._examined_at = float("-inf")
-        self._moves: list[Move] | None = None  # those of an examination, until it is over
 
     # --- at work ----------------------------------------------------------------------------------------------
 
@@ -104,8 +109,7 @@ class Monitor:
         self._fill()
         self._react()
         works: list[Callable[[], None]] = [self._sweep, self._look, self._tidy]
-        if self._alerts is not None:
-            works.append(self._alerts.serve)
+        works += [each.serve for each in (self._alerts, self._push) if each is not None]
         group = Group()
         for work in works:
             group.spawn(work)
@@ -113,6 +117,7 @@ class Monitor:
             gevent.joinall(group.greenlets, raise_error=True, count=1)
         finally:
             group.kill()
+            self._probes.kill()
 
     def once(self) -> list[Check]:
         """Ask every list about every target once, react, tell; the checks. None at all through an unfit resolver."""
@@ -125,6 +130,8 @@ class Monitor:
         self._react()
         if self._alerts is not None:
             self._alerts.turn(self._clock())
+        if self._push is not None:
+            self._push.turn(self._clock())
         self._events.prune(self._clock())
         return sure
 
@@ -150,7 +157,13 @@ class Monitor:
         lists = [(one.name, one.usable, one.finding.value) for one in health if one.finding is not None]
         lists += [(each.name, False, "not_checked") for each in self.registry.unchecked]
         waiting = {name: count for name, (count, _) in self._alerts.waiting().items()} if self._alerts else {}
-        return View(self._clock(), dict(self._newest), lists, waiting, self.unchecked)
+        found = View(self._clock(), dict(self._newest), dict(self._answered), lists, waiting, self.unchecked)
+        if self._push is None:
+            return found
+        stalled = self._push.stalled_since
+        return replace(
+            found, to_push=self._push.waiting, push_stalled_s=found.now - stalled if stalled is not None else 0.0
+        )
 
     @property
     def unchecked(self) -> list[str]:
@@ -177,15 +190,24 @@ class Monitor:
         self.trouble = " ".join(found.faults) if unfit else ""
         if unfit:
             log.error("resolver_unfit", why=self.trouble)
+            self._checker = self._make_checker(afresh=True)  # what was seen through it says nothing of lists
             return
         for move in moves:
             self._moved(move)
+        for each in self.registry.enabled:
+            self._probed(self._checker.health(each.name))
 
     def _make_checker(self, *, afresh: bool = False) -> Checker:
-        known = None if afresh else getattr(self, "_checker", None)
-        health = [known.health(each.name) for each in self.registry.enabled] if known is not None else ()
+        """One for the lists as they are now; `afresh` believes what is on disk and not what was seen since."""
+        if afresh:
+            kept = [each for each in self._state.read(list_health.read) if each.name in self.registry.lists]
+            self._failed = {each.name: each.failed_since for each in kept if each.failed_since is not None}
+            health = [Health.of(each) for each in kept]
+        else:
+            health = [self._checker.health(each.name) for each in self.registry.enabled]
         return Checker(
-            self.registry, self._servers, moved=self._moved, health=health, clock=self._clock, rng=self._rng
+            self.registry, self._servers, moved=self._moved, probed=self._probed, health=health, clock=self._clock,
+            rng=self._rng,
         )  # fmt: skip
 
     def _fill(self) -> None:
@@ -197,6 +219,7 @@ class Monitor:
             for one in self.registry.asked_about(each)
         }
         self._rota.put(pairs, now)
+        self._answered = {each.text: self._answered.get(each.text, now) for each in self.charge.targets}
         for event in self._events.waiting():
             if event.ask_at is not None:
                 self._rota.bring_forward((event.target, event.list), max(now, event.ask_at))
@@ -205,7 +228,6 @@ class Monitor:
         self._examine()
         while self.trouble:
             gevent.sleep(EXAMINE_S)
-            self._checker = self._make_checker(afresh=True)
             self._examine()
         pool = Pool(AT_ONCE)
         try:
@@ -240,9 +262,15 @@ class Monitor:
         self._newest[pair] = check
         if self._counts is not None:
             self._counts.rbl_checked(check.list, check.status.value)
-        observed = self._events.observe(check)
+        observed = self._events.observe(check, sure=self._vouched_for(check))
+        if observed.unsure:
+            check = replace(check, reliable=self._checker.probe(check.list).usable)
+            self._newest[pair] = check
+            observed = self._events.observe(check)
         if observed.ask_at is not None:
             self._rota.bring_forward(pair, observed.ask_at)
+        if check.tells and self.registry.named(check.list).kind is not Kind.WHITE:  # praise says nothing of listings
+            self._answered[check.target] = check.at
         if observed.transitions:
             for one in observed.transitions:
                 log.warning("listing", change=one.change.value, target=check.target, list=one.event.name)
@@ -262,25 +290,47 @@ class Monitor:
         """A list became usable, or ceased to be."""
         if self._moves is not None:
             self._moves.append(move)
+        elif move.usable:
+            self._recovered(move)
+        elif move.finding is Finding.SILENT and self._nobody_answers():
+            self._untold[move.list] = move
+        else:
+            self._fail(move)
+
+    def _recovered(self, move: Move) -> None:
+        self._untold.pop(move.list, None)
+        if (since := self._failed.pop(move.list, None)) is not None:
+            severity = self.registry.named(move.list).severity
+            self._events.list_usable(move.list, severity=severity, last_good=since, now=self._clock())
+        if not self.trouble:
             return
-        if move.finding is Finding.SILENT and self._nobody_answers():
-            return
-        if move.usable:
-            self.trouble = ""
-        severity, now = self.registry.named(move.list).severity, self._clock()
-        if move.usable:
-            since = self._failed.pop(move.list, None)
-            if since is not None:
-                self._events.list_usable(move.list, severity=severity, last_good=since, now=now)
-            return
-        # Silence throws no doubt on what was said: then nothing is taken back.
-        health = self._checker.health(move.list)
-        never = health.last_good is None
-        since = move.doubtful_since if move.doubtful_since is not None else (0.0 if never else now)
-        self._failed[move.list] = since
-        why = move.detail or move.finding.value
-        self._events.list_failed(move.list, why, last_good=since, severity=severity, now=now)
+        self.trouble, untold, self._untold = "", self._untold, {}
+        for each in untold.values():  # they are told if they stay silent: an alert about a list waits (alert, rule 5)
+            self._checker.health(each.list).hasten(self._clock())
+            self._fail(each)
+
+    def _fail(self, move: Move) -> None:
+        """Take back what the failure throws doubt on; of what a list said that fell silent, that is nothing."""
+        last_good = self._checker.health(move.list).last_good or 0.0
+        doubted = frozenset({move.finding.doubted} if move.finding.doubted is not None else ())
+        severity, why = self.registry.named(move.list).severity, move.detail or move.finding.value
+        transitions = self._events.list_failed(
+            move.list, why, last_good=last_good, severity=severity, now=self._clock(), doubted=doubted
+        )
+        self._failed[move.list] = last_good
         log.warning("list_failed", list=move.list, why=why)
+        if transitions:
+            self._react()
+
+    def _probed(self, health: Health) -> None:
+        """Keep how a list stands, after what followed from it: killed in between, it follows once more."""
+        if self._moves is None and health.finding is not None:
+            kept = health.kept(self._failed.get(health.name))
+            self._state.enqueue(lambda conn: list_health.put(conn, kept))
+
+    def _vouched_for(self, check: Check) -> bool:
+        last_good = self._checker.health(check.list).last_good
+        return last_good is not None and check.at - last_good <= VOUCH_S
 
     def _nobody_answers(self) -> bool:
         """Whether it is the resolver that is silent, and not a list; looked at once in EXAMINE_S."""
@@ -297,6 +347,7 @@ class Monitor:
         """Orders of running engines, and the ends of dwell times."""
         while True:
             self._hear()
+            self._probe_due()
             if self._again_at is not None and self._clock() >= self._again_at:
                 self._react()
             gevent.sleep(LOOK_EVERY_S)
@@ -307,58 +358,32 @@ class Monitor:
             asked = self.check_now(str(order.arguments.get("target")), str(order.arguments.get("named")))
             self._state.answer_order(order.id, {"asked": asked}, now)
 
+    def _probe_due(self) -> None:
+        """Probes have turns of their own: a list that is seldom asked is to come back before its next question."""
+        if self._moves is not None:
+            return
+        now = self._clock()
+        for each in self.registry.enabled:
+            if each.name not in self._probing and self._checker.health(each.name).due <= now:
+                self._probing.add(each.name)
+                self._probes.spawn(self._probe, each)
+
+    def _probe(self, blocklist: BlockList) -> None:
+        try:
+            self._checker.probe_if_due(blocklist)
+        except Exception as error:  # noqa: BLE001 - raised again where the sweep is at work
+            self._error = error
+            self._wake.set()
+        finally:
+            self._probing.discard(blocklist.name)
+
+    def _react(self) -> None:
+        self._again_at = self._hold.react(self.charge, self._clock())
+
     def _tidy(self) -> None:
         while True:
             self._events.prune(self._clock())
             gevent.sleep(DAY_S)
-
-    # --- what follows -----------------------------------------------------------------------------------------
-
-    def _react(self) -> None:
-        """Have every identity stand as its listings ask."""
-        now, dwell_s = self._clock(), self.charge.dwell_s
-        found = self._state.read(lambda conn: tables.events(conn, closed_since=now - dwell_s - DAY_S))
-        orders = self._state.standing_orders(now)
-        moments = []
-        for identity in self.charge.identities:
-            about = [order for order in orders if binds(order, identity)]
-            freed = [order for order in about if order.kind == IDENTITY and status_of(order) is Status.ENABLED]
-            freed_at = max((order.at for order in freed if order.by != BY), default=0.0)
-            its = wanted(identity, [each for each in found if (each.opened_at or 0.0) > freed_at], dwell_s, now)
-            moments += [its.again_at] if its.again_at is not None else []
-            mine = [order for order in about if order.by == BY or order in freed]
-            if self.charge.quarantine:
-                self._quarantine(identity, its, in_force(mine, now), now)
-            if self.charge.slow is not None:
-                self._slow(identity, its, mine, now)
-        self._again_at = min(moments, default=None)
-
-    def _quarantine(self, identity: Identity, its: Wanted, mine: Sequence[Order], now: float) -> None:
-        held = next((order for order in mine if status_of(order) is Status.QUARANTINED), None)
-        if bool(its.quarantine) == (held is not None):
-            return
-        if self.charge.dry_run:
-            log.warning("would_quarantine", identity=identity.name, why=its.quarantine or "released")
-            return
-        if its.quarantine:
-            place_status(self._state, identity.key, Status.QUARANTINED, by=BY, why=its.quarantine, at=now)
-            self._events.tell([alert.quarantined(identity.name, its.quarantine, since=now, until=None, now=now)])
-        elif held is not None:
-            why = "no critical listing any more"
-            place_status(self._state, identity.key, Status.ENABLED, by=BY, why=why, at=now, of=BY)
-            self._events.tell([alert.released(identity.name, why, since=held.at, now=now)])
-        log.warning("reaction", identity=identity.name, quarantined=bool(its.quarantine), why=its.quarantine)
-
-    def _slow(self, identity: Identity, its: Wanted, mine: Sequence[Order], now: float) -> None:
-        limits = [order for order in mine if order.kind in (LIMIT, RESET) and not order.arguments.get("provider")]
-        slowed = bool(limits) and limits[-1].kind == LIMIT
-        if bool(its.slow) == slowed or self.charge.slow is None or self.charge.dry_run:
-            return
-        kind = LIMIT if its.slow else RESET
-        arguments = {"provider": ""} | ({"rate": rate_text(self.charge.slow), "concurrency": None} if its.slow else {})
-        why = its.slow or "no such listing any more"
-        self._state.place_order(identity.key, kind, arguments, by=BY, why=why, at=now).wait()
-        log.warning("reaction", identity=identity.name, slowed=bool(its.slow), why=why)
 
     def _procedure(self, name: str) -> Procedure | None:
         blocklist = self.registry.lists.get(name)

@@ -9,44 +9,57 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from engine.core.listing import Check, Severity
+from engine.core.listing import Check, Severity, Status
 from engine.core.listing_event import ListingEvent, Method, Progress, Request, Step, Transition
 from engine.core.notice import Notice
-from engine.reputation import alert, delist
+from engine.reputation import alert, delist, push_record
 from engine.reputation.delist import DelistError, Procedure
-from engine.reputation.event import FLAP_WINDOW_S, close_by_hand, list_failed, observe, remembered
+from engine.reputation.event import DOUBTFUL, FLAP_WINDOW_S, close_by_hand, list_failed, observe, remembered
 from engine.reputation.wording import day
+from engine.store import push_outbox
 from engine.store import reputation as tables
 from engine.store.state import State
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a check led to; `ask_at` is when this list has to be asked about this target again, None: as usual."""
+    """What a check led to; `ask_at` is when this list has to be asked about this target again, None: as usual.
+
+    `unsure`: nothing was taken in, because it would change something and the list is not vouched for.
+    """
 
     transitions: tuple[Transition, ...] = ()
     ask_at: float | None = None
+    unsure: bool = False
 
 
 class Events:
     """The events of this machine's identity state. Each method returns after its commit; raises StoreError."""
 
-    def __init__(self, state: State, procedure: Callable[[str], Procedure | None] = lambda _: None) -> None:
+    def __init__(
+        self, state: State, procedure: Callable[[str], Procedure | None] = lambda _: None, *, pushes: bool = False
+    ) -> None:  # fmt: skip
         self._state = state
         self._procedure = procedure
+        self._pushes = pushes  # whether checks go to a control plane, too
 
-    def observe(self, check: Check) -> Observed:
-        """Take in an answer of a list."""
+    def observe(self, check: Check, *, sure: bool = True) -> Observed:
+        """Take in an answer of a list; one that would change an event only if the list is `sure` to work."""
         procedure = self._procedure(check.list)
         expiry_s = procedure.expiry_s if procedure is not None else None
 
         def do(conn: sqlite3.Connection) -> Observed:
-            tables.put_check(conn, check)
             closed_since = check.at - FLAP_WINDOW_S
             known = tables.events_of(conn, check.target, check.list, closed_since)
             step = observe([one for one in known if remembered(one, check.at)], check, expiry_s=expiry_s)
+            if step.transitions and not sure:
+                return Observed(unsure=True)
+            tables.put_check(conn, check)
+            if self._pushes:
+                push_outbox.put(conn, push_record.CHECK, check.at, push_record.of_check(check))
             return Observed(_keep(conn, step, procedure), step.ask_at)
 
         return self._state.enqueue(do).wait()
@@ -56,21 +69,26 @@ class Events:
         return self._state.read(tables.unconfirmed)
 
     def list_failed(
-        self, name: str, why: str, *, last_good: float, severity: Severity, now: float
-    ) -> tuple[Transition, ...]:
+        self, name: str, why: str, *, last_good: float, severity: Severity, now: float,
+        doubted: AbstractSet[Status] = DOUBTFUL,
+    ) -> tuple[Transition, ...]:  # fmt: skip
         """A list failed its probes; `last_good` is when it last passed them (0: never). Told once for each failure.
 
-        What it said since then is marked, what it changed is taken back. `severity` is the worst that it can report.
+        What it said since then is marked as far as it is doubted, and what it changed by that is taken back. `severity`
+        is the worst that it can report.
         """
         procedure = self._procedure(name)
 
         def do(conn: sqlite3.Connection) -> tuple[Transition, ...]:
-            tables.mark_unreliable(conn, name, last_good)
-            step = list_failed(tables.events_at(conn, name, now - FLAP_WINDOW_S), last_good, now)
+            tables.mark_unreliable(conn, name, last_good, doubted)
+            step = list_failed(tables.events_at(conn, name, now - FLAP_WINDOW_S), last_good, now, doubted)
             transitions = _keep(conn, step, procedure)
             withdrawn = [one.event for one in transitions if not one.event.is_open]
             notice = alert.list_broken(name, why, severity=severity, last_good=last_good, withdrawn=withdrawn, now=now)
-            tables.put_notices(conn, [notice])
+            if tables.put_notices(conn, [notice]):
+                said = ",".join(sorted(doubted))
+                body = push_record.of_list(name, usable=False, at=now, why=why, doubted=said, since=last_good or None)
+                push_outbox.put(conn, push_record.LIST, now, body)
             untrue = {alert.subject_of(event) for event in withdrawn}  # what waits to be told is told no more
             keys = [one.key for one in tables.waiting_notices(conn) if one.subject in untrue]
             tables.settle(conn, keys, now)
@@ -80,7 +98,12 @@ class Events:
 
     def list_usable(self, name: str, *, severity: Severity, last_good: float, now: float) -> None:
         """The list passes its probes again; `last_good` is the one that `list_failed` was told."""
-        self.tell([alert.list_usable(name, severity=severity, last_good=last_good, now=now)])
+
+        def do(conn: sqlite3.Connection) -> None:
+            if tables.put_notices(conn, [alert.list_usable(name, severity=severity, last_good=last_good, now=now)]):
+                push_outbox.put(conn, push_record.LIST, now, push_record.of_list(name, usable=True, at=now))
+
+        self._state.enqueue(do).wait()
 
     def tell(self, notices: Sequence[Notice]) -> int:
         """Have operators told something (`alert.quarantined`, `alert.released`); says how many they don't know yet."""
@@ -116,7 +139,7 @@ class Events:
 
     def prune(self, now: float) -> int:
         """Forget what ended long ago (`tables.KEEP_S`); once a day is enough."""
-        return self._state.enqueue(lambda conn: tables.prune(conn, now)).wait()
+        return self._state.enqueue(lambda conn: tables.prune(conn, now) + push_outbox.prune(conn, now)).wait()
 
 
 # ---- from here on: the writer's thread
@@ -138,6 +161,7 @@ def _keep(conn: sqlite3.Connection, step: Step, procedure: Procedure | None) -> 
             request = _begun(event, procedure, request, transition.at)
         if request is not None:
             tables.put_request(conn, request)
+        push_outbox.put(conn, push_record.EVENT, transition.at, push_record.of_transition(found[-1]))
         notice = alert.of_transition(found[-1], request)
         tables.put_notices(conn, [notice] if notice is not None else [])
     return tuple(found)

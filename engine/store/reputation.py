@@ -138,10 +138,14 @@ def newest_answers(conn: sqlite3.Connection) -> list[Answers]:
     ]
 
 
-def mark_unreliable(conn: sqlite3.Connection, name: str, since: float) -> int:
-    """What a list said after `since` does not count: it failed its own probes. Says how many stretches that are."""
-    query = "UPDATE engine_server_reputation_checks SET reliable = 0 WHERE rbl = ? AND checked_at > ? AND reliable"
-    return conn.execute(query, (name, since)).rowcount
+def mark_unreliable(conn: sqlite3.Connection, name: str, since: float, doubted: Iterable[Status] = Status) -> int:
+    """What a list said after `since` does not count, as far as it is doubted: it failed its own probes.
+
+    Says how many stretches that are.
+    """
+    query = """UPDATE engine_server_reputation_checks SET reliable = 0
+               WHERE rbl = ? AND checked_at > ? AND reliable AND status IN (SELECT value FROM json_each(?))"""
+    return conn.execute(query, (name, since, json.dumps([each.value for each in doubted]))).rowcount
 
 
 # --- events

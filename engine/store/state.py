@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.store import reputation
+from engine.store import list_health, push_outbox, reputation
 from engine.store.audit import Head
 from engine.store.database import store_error
 from engine.store.writer import Function, Ticket, Writer
@@ -66,6 +66,7 @@ UPGRADES = (  # each made a file of the version before it into the next
 DROP INDEX orders_standing;
 CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset', 'identity');
 """,
+    push_outbox.SCHEMA + list_health.SCHEMA,
 )
 
 REFUSES, ACCEPTS, INCONCLUSIVE = "refuses", "accepts", "inconclusive"
@@ -350,8 +351,7 @@ class State:
     ) -> Ticket[int]:
         """Leave an order for whoever holds the identity (its public address); the ticket tells the id."""
         row = (identity, at, by, why, kind, json.dumps(dict(arguments)), until)
-        query = "INSERT INTO orders (identity, at, by, why, kind, arguments, until) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        return self._writer.enqueue(self._db, lambda c: int(c.execute(query, row).lastrowid or 0))
+        return self._writer.enqueue(self._db, lambda conn: insert_order(conn, row))
 
     def take_orders(self, identity: str, now: float, *, again: bool = False) -> list[Order]:
         """The orders that wait for this identity, oldest first; nobody is given them a second time.
@@ -437,6 +437,12 @@ class State:
     def close(self) -> None:
         """Close the file; everything enqueued before is in it."""
         self._writer.close_database(self._db)
+
+
+def insert_order(conn: sqlite3.Connection, row: tuple[str, float, str, str, str, str, float | None]) -> int:
+    """Leave an order (identity, at, by, why, kind, arguments as JSON, until); its id. On the writer's thread."""
+    query = "INSERT INTO orders (identity, at, by, why, kind, arguments, until) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    return int(conn.execute(query, row).lastrowid or 0)
 
 
 _ORDER = "id, identity, at, by, why, kind, arguments, until, taken_at, answered_at, answer"

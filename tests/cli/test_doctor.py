@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import resource
 import socket
-from contextlib import closing
+from contextlib import closing, nullcontext
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
+from engine.cli.doctor import _block_lists, _lines
 from engine.cli.main import cli
+from engine.cli.rbl import Lists
 from engine.core.identity import Identity, Status
 from engine.flow import machine
 from engine.flow.listener import Listener
@@ -20,6 +23,7 @@ from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
 from engine.metrics import Metrics
 from engine.net.resolver import LookupFailedError, Resolver
+from engine.reputation.registry import load_registry
 
 SPEC = {
     "personas": {"unwilling": {"replies": {"greeting": "554 no"}}, "mute": {"delay": {"connect": "30s"}}},
@@ -48,6 +52,7 @@ def doctor(lab, tmp_path, monkeypatch):
         words = ["doctor", "--json", "--dns", f"127.0.0.1:{lab.dns_port}", "--allow-private", *map(str, options)]
         done = CliRunner().invoke(cli, words)
         assert isinstance(done.exception, SystemExit | None), done.exception
+        run.all = json.loads(done.stdout)
         return {each["check"]: each for each in json.loads(done.stdout)}, done.exit_code
 
     return run
@@ -104,6 +109,55 @@ def test_without_an_identity_the_rest_is_looked_at(doctor):
     found, _ = doctor()
     assert found["identity"]["outcome"] == "unknown"
     assert "engine identity init" in found["identity"]["say"]
+
+
+def test_findings_say_whose_they_are(doctor, tmp_path, lab):
+    """Of two identities each has its own, by name; who can't bind his address is not dialled for."""
+    (tmp_path / "two.yaml").write_text(
+        "- {name: one, helo_name: probe.lab, mail_from_address: probe@probe.lab, public_address: 127.0.0.1}\n"
+        "- {name: two, helo_name: probe.lab, mail_from_address: probe@probe.lab, public_address: 127.0.0.2,\n"
+        "   bind_address: 192.0.2.9}\n"
+    )
+    words = ["--identity", tmp_path / "two.yaml", "--egress", f"mx.normal.lab:{lab.smtp_port}"]
+    _, code = doctor(*words)
+    told = [each for each in doctor.all if each["check"] in ("public_address", "bind_address", "egress")]
+    assert [(each["check"], each["outcome"], each["seen"]["identity"]) for each in told] == [
+        ("public_address", "pass", "one"), ("bind_address", "fail", "two"), ("public_address", "pass", "two"),
+        ("egress", "pass", "one"),
+    ]  # fmt: skip
+    assert all(each["say"].startswith(f"{each['seen']['identity']}: ") for each in told)
+    assert code == 1
+
+
+def test_block_lists_are_asked_when_told_to(doctor, lab, tmp_path):
+    """By their own test entries, through the name servers that were named; else they are not mentioned."""
+    found, _ = doctor()
+    assert "block_lists" not in found
+    found, code = doctor("--block-lists")  # the lab knows no list of the world
+    assert (found["block_lists"]["outcome"], code) == ("fail", 1)
+    assert "No list answered" in found["block_lists"]["say"]
+
+
+def test_a_list_that_answers_is_counted(lab, monkeypatch):
+    """A resolver that lists answer is fit for them."""
+    shipped = load_registry(None, (), shipped=SHIPPED.with_name("lists.yaml"))
+    healthy = replace(shipped, lists={name: shipped.lists[name] for name in ("bl-lab", "uri-lab", "emptied-lab")})
+    monkeypatch.setattr("engine.cli.doctor.opened", lambda *_: nullcontext(Lists(healthy, (lab.dns,))))
+    found = _block_lists(None, ())
+    assert found.outcome is Check.PASS
+    assert "3 of 3 block lists answer" in found.say
+
+
+def test_sentences_are_folded_where_people_look():
+    """On a terminal beside their names, to its width; in a pipe each finding is one line."""
+    told = [Finding("files", Check.PASS, "Few words."), Finding("resolver_own", Check.FAIL, "word " * 40 + "end.")]
+    for width in (80, 120):
+        lines = "\n".join(_lines(told, width)).splitlines()
+        assert max(map(len, lines)) <= width
+        assert lines[1].startswith("fail  resolver_own  word")
+        assert all(line[:20].isspace() and line[20] != " " for line in lines[2:])
+        assert " ".join(lines[1:]).split()[2:] == told[1].say.split()
+    assert len(list(_lines(told, 0))) == 2
 
 
 def test_a_closed_port_fails_by_what_the_line_says(lab, monkeypatch):

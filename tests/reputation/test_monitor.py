@@ -123,6 +123,22 @@ def test_what_an_operator_ordered_is_not_undone(lab, watch):
     assert it.held() == [(Status.DRAINING, "Ann")]
 
 
+def test_silence_is_no_answer_and_its_age_grows(lab, watch):
+    """A target that no list tells of any more keeps the time of its last answer: an alert goes by that."""
+    it = watch()
+    it.rounds()
+    answered = it.monitor.view().answered
+    assert answered == {ME.key: it.now, OTHER.key: it.now}
+    lab.set("bl.lab", fault="servfail")
+    lab.set("zen.lab", fault="servfail")
+    try:
+        it.rounds(4)
+    finally:
+        lab.reset()
+    assert it.monitor.view().answered == answered
+    assert it.monitor.view().now == it.now > answered[ME.key]
+
+
 def test_a_dry_run_orders_nothing(lab, watch):
     """It only says what it would do."""
     it = watch(dry_run=True)
@@ -203,6 +219,73 @@ def test_a_monitor_that_was_killed_goes_on_where_it_stood(lab, watch):
         third.now = second.now
         third.rounds(2)
         assert len(third.held()) == 1
+
+
+def test_a_list_that_goes_wrong_between_two_probes_opens_nothing(lab, watch):
+    """The answer that would open the event is vouched for by a probe of the same minute."""
+    it = watch(identities=(ME,))
+    it.rounds(6)  # the next probe of a list that was good so often is an hour away
+    lab.set("bl.lab", always=["127.0.0.2"])
+    try:
+        for _ in range(4):
+            it.now += SURE_S
+            it.monitor._ask((ME.key, "bl-lab"))
+    finally:
+        lab.reset()
+    assert (it.events(), it.held()) == ([], [])
+    assert not it.monitor._checker.health("bl-lab").usable
+
+
+def test_a_list_that_is_emptied_between_two_probes_closes_nothing(lab, watch):
+    """It knows nobody any more; whom it listed is not clean for that."""
+    it = watch(identities=(ME,))
+    with listing(lab, listed={ME.key: "127.0.0.2"}):
+        it.rounds(6)
+        assert [event.is_open for event in it.events()] == [True]
+    lab.set("bl.lab", test=[])
+    try:
+        for _ in range(4):
+            it.now += SURE_S
+            it.monitor._ask((ME.key, "bl-lab"))
+    finally:
+        lab.reset()
+    assert [event.is_open for event in it.events()] == [True]
+    assert it.held() == [(Status.QUARANTINED, "monitor")]
+
+
+@pytest.mark.parametrize("fault", ["servfail", "refused"])
+def test_a_true_listing_outlives_a_restart_and_a_list_that_does_not_answer(lab, watch, fault):
+    """What a list said before it fell silent or refused us stands, whoever was restarted in between."""
+    first = watch(identities=(ME,))
+    with listing(lab, listed={ME.key: "127.0.0.2"}):
+        first.rounds(3)
+        assert first.held()
+    lab.set("bl.lab", **({"fault": "servfail"} if fault == "servfail" else {"always": ["127.255.255.254"]}))
+    try:
+        second = Watch(first.state, lab, identities=(ME,))
+        second.now = first.now
+        second.rounds(3)
+    finally:
+        lab.reset()
+    assert [event.is_open for event in second.events()] == [True]
+    assert second.held() == [(Status.QUARANTINED, "monitor")]
+
+
+def test_a_failure_that_people_know_of_is_not_told_anew_by_a_restart(lab, watch):
+    """One notice for one failure, and one for its end."""
+    first = watch(identities=(ME,))
+    first.rounds(2)
+    lab.set("bl.lab", always=["127.0.0.2"])
+    first.rounds(1, apart_s=7200.0)
+    second = Watch(first.state, lab, identities=(ME,))
+    second.now = first.now
+    second.rounds(3)
+    lab.reset()
+    third = Watch(first.state, lab, identities=(ME,))
+    third.now = second.now
+    third.rounds(3, apart_s=7200.0)
+    told = [one.kind.value for one in third.state.read(tables.waiting_notices) if one.list == "bl-lab"]
+    assert told == ["list_broken", "list_usable"]
 
 
 def test_it_serves_in_a_patched_process_only(lab, watch):
