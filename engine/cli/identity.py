@@ -149,7 +149,8 @@ def _found_table(each: Identity, findings: Sequence[Finding]) -> list[str]:
     return [
         f"{each.name} ({', '.join(each.addresses)}), {each.mail_from}",
         *aligned(rows),
-        f"{counts[Check.PASS]} passed, {counts[Check.FAIL]} failed, {counts[Check.UNKNOWN]} unknown.{dkim}",
+        f"{counts[Check.PASS]} passed, {counts[Check.FAIL]} failed, {counts[Check.UNKNOWN]} unknown.{dkim} "
+        f"Block lists are asked by `engine rbl check {' '.join(each.addresses)}`.",
     ]
 
 
