@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.longtail import world_says
+from bench.measure.contest import world_says
 from bench.measure.engine import LIFTED, UNLIMITED, HubLag, Setup, accepted
 from bench.measure.report import Report, options
 from bench.measure.watch import Running, Spent

@@ -11,7 +11,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from bench.longtail import CONCURRENCY, world_says
+from bench.measure.contest import CONCURRENCY, world_says
 from bench.measure.engine import LIFTED, UNLIMITED, Setup
 from bench.measure.report import Report, options
 from bench.world import Plan, World

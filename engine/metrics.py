@@ -187,7 +187,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "engine_rbl_check_age_seconds", Kind.GAUGE, ("target",),
-        "How long ago any list gave an answer about the target that can be relied on.",
+        "How long ago any block list gave an answer about the target that can be relied on; where none did yet, for "
+        "how long it has been watched.",
     ),
     Family(
         "engine_alerts_total", Kind.COUNTER, ("channel", "outcome"),
@@ -246,6 +247,7 @@ class View:
 
     now: float
     checks: Mapping[tuple[str, str], Check]  # by target and list
+    answered: Mapping[str, float]  # by target: when a list last gave an answer that counts, or the watch began
     lists: Sequence[tuple[str, bool, str]]  # name, usable, why (`good` where it is)
     waiting: Mapping[str, int]
     unchecked: Sequence[str]  # critical lists that are off, with why
@@ -425,12 +427,10 @@ class _AtScrape(Collector):
 def _reputation(view: View) -> Iterator[Metric]:
     listed, usable = _gauge("engine_rbl_listed"), _gauge("engine_rbl_list_usable")
     age, waiting = _gauge("engine_rbl_check_age_seconds"), _gauge("engine_alerts_waiting")
-    newest: dict[str, float] = {}
     for (target, name), check in view.checks.items():
-        if check.reliable and check.status in (Answer.LISTED, Answer.CLEAN):
+        if check.tells:
             listed.add_metric([name, target], float(check.status is Answer.LISTED))
-            newest[target] = max(check.at, newest.get(target, 0.0))
-    for target, at in newest.items():
+    for target, at in view.answered.items():
         age.add_metric([target], max(0.0, view.now - at))
     for name, works, why in view.lists:
         usable.add_metric([name, why], float(works))

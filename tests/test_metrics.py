@@ -114,7 +114,16 @@ def test_the_page_says_what_the_table_says(metrics: Metrics) -> None:
     metrics.watch(lambda: Live([lane()], {"node-1": Status.ENABLED}, 0.5, 3, {"node-1": False}))
     check = Check("192.0.2.1", "zen", Answer.LISTED, 40.0)
     metrics.watch_reputation(
-        lambda: View(100.0, {("192.0.2.1", "zen"): check}, [("zen", True, "good")], {"slack": 2}, [], 5, 60.0)
+        lambda: View(
+            100.0,
+            {("192.0.2.1", "zen"): check},
+            {"192.0.2.1": 40.0},
+            [("zen", True, "good")],
+            {"slack": 2},
+            [],
+            5,
+            60.0,
+        )
     )
     page = Page(metrics)
     assert page.value("engine_rbl_check_age_seconds", target="192.0.2.1") == 60.0

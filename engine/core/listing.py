@@ -59,3 +59,8 @@ class Check:
     latency_ms: float = 0.0
     ttl_s: int | None = None
     reliable: bool = True  # False: the list failed its own health probes since its last good one
+
+    @property
+    def tells(self) -> bool:
+        """Whether it says anything of the target: listed or clean, by a list that can be believed."""
+        return self.reliable and self.status in (Status.LISTED, Status.CLEAN)

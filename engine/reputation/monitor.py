@@ -34,7 +34,7 @@ from engine.core.listing import Status as Answer
 from engine.core.listing_event import Method
 from engine.log import log
 from engine.metrics import View
-from engine.reputation.blocklist import BlockList
+from engine.reputation.blocklist import BlockList, Kind
 from engine.reputation.charge import Charge
 from engine.reputation.checker import Checker
 from engine.reputation.delist import Procedure
@@ -91,6 +91,7 @@ class Monitor:
         self._checker = self._make_checker(afresh=True)
         self._rota = Rota(self._rng.random)
         self._newest: dict[Pair, Check] = {}
+        self._answered: dict[str, float] = {}  # target -> when a list last told of it, or the watch began
         self._again_at: float | None = None  # when an identity's dwell time is over
         self._wake = Event()
         self._probing: set[str] = set()
@@ -156,7 +157,7 @@ class Monitor:
         lists = [(one.name, one.usable, one.finding.value) for one in health if one.finding is not None]
         lists += [(each.name, False, "not_checked") for each in self.registry.unchecked]
         waiting = {name: count for name, (count, _) in self._alerts.waiting().items()} if self._alerts else {}
-        found = View(self._clock(), dict(self._newest), lists, waiting, self.unchecked)
+        found = View(self._clock(), dict(self._newest), dict(self._answered), lists, waiting, self.unchecked)
         if self._push is None:
             return found
         stalled = self._push.stalled_since
@@ -218,6 +219,7 @@ class Monitor:
             for one in self.registry.asked_about(each)
         }
         self._rota.put(pairs, now)
+        self._answered = {each.text: self._answered.get(each.text, now) for each in self.charge.targets}
         for event in self._events.waiting():
             if event.ask_at is not None:
                 self._rota.bring_forward((event.target, event.list), max(now, event.ask_at))
@@ -267,6 +269,8 @@ class Monitor:
             observed = self._events.observe(check)
         if observed.ask_at is not None:
             self._rota.bring_forward(pair, observed.ask_at)
+        if check.tells and self.registry.named(check.list).kind is not Kind.WHITE:  # praise says nothing of listings
+            self._answered[check.target] = check.at
         if observed.transitions:
             for one in observed.transitions:
                 log.warning("listing", change=one.change.value, target=check.target, list=one.event.name)

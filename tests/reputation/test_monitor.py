@@ -123,6 +123,22 @@ def test_what_an_operator_ordered_is_not_undone(lab, watch):
     assert it.held() == [(Status.DRAINING, "Ann")]
 
 
+def test_silence_is_no_answer_and_its_age_grows(lab, watch):
+    """A target that no list tells of any more keeps the time of its last answer: an alert goes by that."""
+    it = watch()
+    it.rounds()
+    answered = it.monitor.view().answered
+    assert answered == {ME.key: it.now, OTHER.key: it.now}
+    lab.set("bl.lab", fault="servfail")
+    lab.set("zen.lab", fault="servfail")
+    try:
+        it.rounds(4)
+    finally:
+        lab.reset()
+    assert it.monitor.view().answered == answered
+    assert it.monitor.view().now == it.now > answered[ME.key]
+
+
 def test_a_dry_run_orders_nothing(lab, watch):
     """It only says what it would do."""
     it = watch(dry_run=True)
