@@ -146,11 +146,11 @@ def _found_table(each: Identity, findings: Sequence[Finding]) -> list[str]:
     rows = [(f"  {found.outcome}", found.check, found.say) for found in findings]
     counts = {outcome: sum(found.outcome is outcome for found in findings) for outcome in Check}
     dkim = "" if each.dkim_selectors else " DKIM is not checked: the identity names no dkim_selectors."
+    lists = f" Block lists are asked by `engine rbl check {' '.join(each.addresses)}`."
     return [
         f"{each.name} ({', '.join(each.addresses)}), {each.mail_from}",
         *aligned(rows),
-        f"{counts[Check.PASS]} passed, {counts[Check.FAIL]} failed, {counts[Check.UNKNOWN]} unknown.{dkim} "
-        f"Block lists are asked by `engine rbl check {' '.join(each.addresses)}`.",
+        f"{counts[Check.PASS]} passed, {counts[Check.FAIL]} failed, {counts[Check.UNKNOWN]} unknown.{dkim}{lists}",
     ]
 
 
