@@ -99,9 +99,11 @@ def _listed(mode: Mode, who: Asking) -> Listed | None:
     """Who asks the block lists that may forbid to probe."""
     if who.settings is None or mode is not Mode.ENHANCED:
         return None
-    from engine.reputation.forbidding import forbidding  # noqa: PLC0415 - no other mode needs them
+    from engine.reputation.forbidding import asks, forbidding  # noqa: PLC0415 - no other mode needs them
     from engine.reputation.registry import load_registry  # noqa: PLC0415
 
+    if not asks(who.settings, allow_private=who.allow_private):
+        return None
     return forbidding(load_registry(who.settings), tuple(who.dns or ()))
 
 

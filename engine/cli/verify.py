@@ -137,12 +137,13 @@ def _watched(request: Request, who: Asking, counts: Metrics) -> Iterator[Request
     from engine.cli.monitor import beside  # noqa: PLC0415 - a run that does not connect needs none of it
     from engine.cli.rbl import Lists  # noqa: PLC0415
     from engine.reputation.charge import read_charge  # noqa: PLC0415
-    from engine.reputation.forbidding import forbidding  # noqa: PLC0415
+    from engine.reputation.forbidding import asks, forbidding  # noqa: PLC0415
     from engine.reputation.registry import load_registry  # noqa: PLC0415
 
     charge = read_charge(who.settings, who.identities)
     lists = Lists(load_registry(who.settings), tuple(who.dns or ()))
-    request = replace(request, listed=forbidding(lists.registry, lists.servers))
+    if asks(who.settings, allow_private=who.allow_private):
+        request = replace(request, listed=forbidding(lists.registry, lists.servers))
     if not charge.beside_jobs:
         yield request
         return

@@ -18,6 +18,7 @@ from engine.reputation.checker import Checker
 from engine.reputation.query import QueryError, Server
 from engine.reputation.question import target
 from engine.reputation.registry import Registry
+from engine.settings import Configuration
 
 POLICY_LISTS = frozenset({"pbl"})  # sublists that are no reproach, and refuse us all the same
 
@@ -49,6 +50,11 @@ def forbidding(registry: Registry, servers: Sequence[Server] = ()) -> Callable[[
             return [Check(address, each.name, Status.ERROR, now, detail=str(error), reliable=False) for each in asked]
 
     return ask
+
+
+def asks(settings: Configuration, *, allow_private: bool) -> bool:
+    """Whether a run asks at all: in a test network no list knows anybody, unless the settings speak of lists."""
+    return not allow_private or any(settings.section(name).value is not None for name in ("monitor", "rbl"))
 
 
 def findings(ip: str, checks: Sequence[Check]) -> Iterator[Finding]:
