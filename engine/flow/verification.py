@@ -44,8 +44,9 @@ from engine.flow.reload import InForce, Reloader
 from engine.flow.run import Run, Settings, Snapshot, stamp
 from engine.flow.standing import Standing, refuse_held
 from engine.log import log
-from engine.metrics import Live, Metrics
+from engine.metrics import Metrics
 from engine.net.resolver import Resolver
+from engine.scrape import Live
 from engine.store.audit import AuditRow
 from engine.store.database import StoreError
 from engine.store.journal import Journal
