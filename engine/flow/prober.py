@@ -25,6 +25,7 @@ from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet
 from engine.core.reasons import REASONS, Fault
 from engine.core.schedule import Schedule, Wait
+from engine.families import LaneState
 from engine.flow.desk import Desk
 from engine.flow.dial import reach
 from engine.flow.guard import Guard, PortClosed
@@ -34,8 +35,9 @@ from engine.flow.supply import Supply
 from engine.flow.survey import asker_of, forbidden, reaches, unpack_hosts
 from engine.flow.visit import Call
 from engine.log import log
-from engine.metrics import LaneState, LaneView, Metrics
+from engine.metrics import Metrics
 from engine.reputation.named import Named
+from engine.scrape import LaneView
 from engine.store.job_tables import Site
 from engine.store.journal import Journal
 from engine.store.state import State
@@ -179,6 +181,7 @@ class Prober:
     def started(self, visit: Visit) -> None:
         """A visit of its got a place in the pool."""
         self.open_sessions += 1
+        self._memory.charged(visit.caps)
         self._desk.metrics.lane_waited(visit.lane.policy.name, self.identity.name, visit.waited_s)
         self._note(visit.lane)
 
@@ -310,9 +313,12 @@ class Prober:
 
     def _admit(self, visit: Visit, host: str, ip: str) -> bool:
         """Whether a visit may dial this address: all of its caps grant it, with what earlier runs knew of them."""
-        self._caps.reach(visit.lane, host, ip)
+        before, caps = visit.caps, self._caps.reach(visit.lane, host, ip)
         self._memory.restore(self._caps)
-        return self._caps.admit(self.schedule, visit, host, ip, time.monotonic())
+        admitted = self._caps.admit(self.schedule, visit, caps, time.monotonic())
+        if visit.caps != before:
+            self._memory.charged(visit.caps)
+        return admitted
 
     def _after(self, visit: Visit) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""

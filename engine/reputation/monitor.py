@@ -33,7 +33,6 @@ from engine.core.listing import Check
 from engine.core.listing import Status as Answer
 from engine.core.listing_event import Method
 from engine.log import log
-from engine.metrics import View
 from engine.reputation.blocklist import BlockList, Kind
 from engine.reputation.charge import Charge
 from engine.reputation.checker import Checker
@@ -50,6 +49,7 @@ from engine.reputation.query import Server
 from engine.reputation.record import Events
 from engine.reputation.registry import Registry
 from engine.reputation.rota import Pair, Rota
+from engine.scrape import View
 from engine.store import list_health
 from engine.store.state import State
 
