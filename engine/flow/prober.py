@@ -308,10 +308,9 @@ class Prober:
 
     def _admit(self, visit: Visit, host: str, ip: str) -> bool:
         """Whether a visit may dial this address: all of its caps grant it, with what earlier runs knew of them."""
-        self._caps.reach(visit.lane, host, ip)
+        before, caps = visit.caps, self._caps.reach(visit.lane, host, ip)
         self._memory.restore(self._caps)
-        before = visit.caps
-        admitted = self._caps.admit(self.schedule, visit, host, ip, time.monotonic())
+        admitted = self._caps.admit(self.schedule, visit, caps, time.monotonic())
         if visit.caps != before:
             self._memory.charged(visit.caps)
         return admitted
