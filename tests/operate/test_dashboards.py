@@ -23,7 +23,7 @@ UNSEEN = {"process_virtual_memory_bytes"}  # address space says nothing of memor
 WORDS = frozenset(
     """
     sum by on max min count rate increase histogram_quantile topk vector or unless and offset changes ignoring without
-    group_left bool
+    group_left bool time clamp_max
     """.split()  # noqa: SIM905
 )
 _QUOTED = re.compile(r'"[^"]*"')
