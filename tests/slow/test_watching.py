@@ -38,6 +38,7 @@ NOT_HERE = {
     "EngineDnsFailing",  # names are asked once, before the first probe
 }  # fmt: skip
 TARGET = "203.0.113.9"  # whom the lab's lists shall list
+ALERTMANAGER = ROOT / "grafana/alertmanager/alertmanager.yml"
 LISTED = "554 5.7.1 Service unavailable; Client host [{client}] blocked using zen.spamhaus.org"
 SPEC = {
     "personas": {
@@ -308,3 +309,34 @@ def test_configurations_load(tool: str, arguments: tuple[str, ...], file: str) -
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("severity", "receiver"), [("critical", "chat-and-mail"), ("warning", "chat"), ("info", "mail")]
+)
+def test_an_alert_reaches_who_is_meant(severity: str, receiver: str) -> None:
+    """By Alertmanager's own reading of its routes: critical to both channels, warnings to Slack, notes by mail."""
+    assert amtool("config", "routes", "test", f"--config.file={ALERTMANAGER}", f"severity={severity}") == receiver
+
+
+def test_slack_is_told_where_to_click(tmp_path: Path) -> None:
+    """Summary, description and both links of each alert, as Alertmanager renders what the rules annotate."""
+    for rule in (rule for rule in rules() if "alert" in rule):
+        told = {name: f"https://{name}.example.org/" for name in rule["annotations"]}
+        data = {"status": "firing", "alerts": [{"labels": {"alertname": rule["alert"]}, "annotations": told}]}
+        (tmp_path / "data.json").write_text(json.dumps(data))
+        (slack,) = yaml.safe_load(ALERTMANAGER.read_text("utf-8"))["receivers"][0]["slack_configs"]
+        shown = amtool(
+            "template", "render", "--template.glob=/dev/null", f"--template.data={tmp_path}/data.json",
+            f"--template.text={slack['text']}",
+        )  # fmt: skip
+        assert shown.splitlines() == [
+            told["summary"], told["description"],
+            f"<{told['runbook_url']}|Runbook>, <{told['dashboard_url']}|dashboard>",
+        ]  # fmt: skip
+
+
+def amtool(*words: str) -> str:
+    """What it prints."""
+    command = [or_skip(lambda: program("amtool")), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
