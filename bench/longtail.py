@@ -22,7 +22,7 @@ FLOOR, BEST_PEER = 2.2, 1.8
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("longtail", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("longtail", __doc__)
     parser.add_argument("--addresses", type=int, help="20000, or 4000 with --short")
     parser.add_argument("--rounds", type=int, help="3, or 1 with --short")
     chosen = parser.parse_args(arguments)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.measure.plots import BARS
 from bench.measure.report import Report
 from bench.measure.watch import Spent
 from bench.peers import Peer, PeerError, Task, peers
@@ -101,7 +102,8 @@ class Contest:
     def table(self) -> None:
         """One row a contestant, and the engine's ratio to each."""
         engine = self.entries[ENGINE]
-        for name, entry in sorted(self.entries.items(), key=lambda each: each[1].cpu_s):
+        by_cost = sorted(self.entries.items(), key=lambda each: each[1].cpu_s)
+        for name, entry in by_cost:
             spent, count = entry.spent, entry.addresses
             self.report.figure("CPU us/address", entry.cpu_s * 1e6, per=name)
             self.report.figure("engine's, of it, x", engine.cpu_s / entry.cpu_s, per=name)
@@ -111,6 +113,11 @@ class Contest:
             self.report.figure("RSS peak MB", spent.rss_peak / 2**20, per=name)
             if entry.answered is not None and entry.group:
                 self.report.figure("answered %", 100 * entry.answered / count, per=name)
+
+        cost = {name: [entry.cpu_s * 1e6] for name, entry in by_cost if entry.group}
+        self.report.plot("cpu", "CPU an address, same list, same world", "us (user + system)", "", BARS, cost)
+        dialled = {name: [entry.connections / entry.addresses] for name, entry in by_cost if entry.group}
+        self.report.plot("connections", "Connections an address", "connections", "", BARS, dialled)
 
     def best(self, *groups: str, by: Callable[[Entry], float] = lambda entry: entry.cpu_s) -> float | None:
         """The least of these groups' peers (all that ask the list, where none is named); None when none is here."""
