@@ -81,7 +81,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "engine_breaker_transitions_total", Kind.COUNTER, ("provider", "identity", "to"),
-        "Moves of breakers of lanes, and of providers that they lead to, by the state moved to: closed, open, half_open.",
+        "Moves of breakers, of lanes and providers that they lead to, by the state moved to: closed, open, half_open.",
     ),
     Family(
         "engine_session_seconds", Kind.HISTOGRAM, _PROVIDER,
