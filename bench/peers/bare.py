@@ -17,15 +17,10 @@ from gevent import socket
 from gevent.event import AsyncResult
 from gevent.pool import Pool
 
-from bench.peers import addresses, peer_options
+from bench.peers import Peer, addresses, of_python, peer_options
 
-NAME = "bare gevent loop"
+PEER = Peer("bare gevent loop", "floor", of_python("bench.peers.bare"))
 SENDER = b"MAIL FROM:<probe@probe.lab>\r\n"
-
-
-def missing() -> str:
-    """It needs nothing that the engine doesn't."""
-    return ""
 
 
 class Names:

@@ -13,15 +13,10 @@ import sys
 
 from gevent.pool import Pool
 
-from bench.peers import addresses, peer_options
+from bench.peers import Peer, addresses, of_python, peer_options
 from bench.peers.bare import Names
 
-NAME = "smtplib on gevent"
-
-
-def missing() -> str:
-    """It needs nothing that the engine doesn't."""
-    return ""
+PEER = Peer("smtplib on gevent", "python", of_python("bench.peers.smtplib_gevent"))
 
 
 def ask(ip: str, port: int, address: str) -> bool:

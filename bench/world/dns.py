@@ -27,9 +27,12 @@ _SOA = "@ IN SOA ns.lab. hostmaster.lab. 1 3600 900 604800 30\n"
 
 
 class NameServer:
-    """Serves `records` (lines `name. TYPE value`) at (`address`, `port`); `kind` says what serves them."""
+    """Serves `records` (lines `name. TYPE value`) at (`address`, `port`); `kind` says what serves them.
 
-    def __init__(self, records: Sequence[str]) -> None:
+    Without a given port it takes a free one; the lab's name server always does.
+    """
+
+    def __init__(self, records: Sequence[str], port: int = 0) -> None:
         self.address = ADDRESS
         self._folder = tempfile.TemporaryDirectory(prefix="bench-dns-")
         self._lab: LabProcess | None = None
@@ -41,7 +44,7 @@ class NameServer:
             self.port = self._lab.dns_port
             self.kind = "the lab's name server (NSD is missing: look-ups are limited by it)"
             return
-        self.port = free_port()
+        self.port = port or free_port()
         self._start(program, records)
         told = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr
         self.kind = told.partition("\n")[0].replace("version ", "") or "NSD"
@@ -64,13 +67,29 @@ class NameServer:
 
     def _start(self, program: str, records: Sequence[str]) -> None:
         folder = Path(self._folder.name)
-        zones = {"lab": records, REVERSE: ["@ NS ns.lab.", "1 PTR probe.lab."]}
+        zones: dict[str, list[str]] = {"lab": [], REVERSE: ["@ NS ns.lab.", "1 PTR probe.lab."]}
+        for record in records:
+            zone = record.partition(". ")[0].rpartition(".")[2]
+            zones.setdefault(zone, ["@ NS ns.lab."]).append(record)
         config = [
-            "server:", f"  ip-address: {ADDRESS}@{self.port}", "  server-count: 1", "  do-ip6: no", '  username: ""',
-            '  chroot: ""', '  database: ""', f'  zonesdir: "{folder}"', f'  pidfile: "{folder}/nsd.pid"',
-            f'  xfrdfile: "{folder}/xfrd.state"', f'  xfrdir: "{folder}"', f'  zonelistfile: "{folder}/zone.list"',
-            f'  logfile: "{folder}/nsd.log"', "  tcp-count: 1000", "remote-control:", "  control-enable: no",
-        ]  # fmt: skip
+            "server:",
+            f"  ip-address: {ADDRESS}@{self.port}",
+            "  server-count: 1",
+            "  do-ip6: no",
+            '  username: ""',
+            '  chroot: ""',
+            '  database: ""',
+            f'  zonesdir: "{folder}"',
+            f'  pidfile: "{folder}/nsd.pid"',
+            f'  xfrdfile: "{folder}/xfrd.state"',
+            f'  xfrdir: "{folder}"',
+            f'  zonelistfile: "{folder}/zone.list"',
+            f'  logfile: "{folder}/nsd.log"',
+            "  tcp-count: 1000",
+            "  rrl-ratelimit: 0",
+            "remote-control:",
+            "  control-enable: no",
+        ]  # fmt: skip - with its rate limit it would leave AAAA questions, which no host answers, to time out
         for name, lines in zones.items():
             with (folder / name).open("w", encoding="ascii") as file:
                 file.write(f"$ORIGIN {name}.\n$TTL {TTL_S}\n{_SOA}")

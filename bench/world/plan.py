@@ -3,7 +3,8 @@
 1. Every host without a given address gets one in a /24 of its own, so that a verifier takes no two for one
    organisation, until 57,344 of these are used up.
 2. `probe.lab` is who asks: name, MX and PTR of 127.0.0.1, as preflight wants them.
-3. Names end in `.lab`; a host's registrable domain is its last two labels.
+3. Names have two labels and a host's three, so that its registrable domain is its site's. They end in `.lab`, or, where
+   peers ask that know the real top-level domains, in one of these.
 """
 
 from __future__ import annotations

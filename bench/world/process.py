@@ -21,13 +21,13 @@ STOP_S = 10.0
 class World:
     """A running world. `level` says what its log holds: `full`, `connections` or `none`.
 
-    It may stand in a network namespace: `smtp_port` names the port then (25 there), else it is a free one.
+    In a network namespace it has the ports that everybody expects, 25 and 53; elsewhere free ones.
     """
 
-    def __init__(self, plan: Plan, *, level: str = FULL, smtp_port: int = 0) -> None:
+    def __init__(self, plan: Plan, *, level: str = FULL, smtp_port: int = 0, dns_port: int = 0) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bench-world-")
         self.log_path = Path(self._folder.name) / "world.log" if level != NONE else None
-        self.dns_server = NameServer(plan.records)
+        self.dns_server = NameServer(plan.records, dns_port)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.world"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

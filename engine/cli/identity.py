@@ -91,6 +91,7 @@ def check(
     config: Path | None, as_json: bool, lab: bool,
 ) -> None:  # fmt: skip
     """Show what the DNS says of the identity: SPF, DKIM, DMARC, reverse name, HELO name. It changes nothing.
+    What block lists say of its addresses, `engine rbl check` asks.
 
     Exit 0: all passed. 1: something failed. 3: nothing failed, and something could not be looked up.
     """

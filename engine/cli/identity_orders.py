@@ -6,34 +6,29 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import click
 
 from engine.cli.machine import by_option, config_option, state_option, state_path, user
-from engine.cli.placed import obeyed, until_moment, until_option
+from engine.cli.placed import configured, identity_named, obeyed, strange, until_moment, until_option, why_option
 from engine.cli.tables import aligned, gap
 from engine.core.identity import Identity, Status
 from engine.flow.identity_status import IdentityStatus, OpenListing, read_identities
-from engine.flow.job import WrongUse
 from engine.flow.lane_limits import moment
 from engine.flow.standing import said, words
-from engine.identity_file import find_identities
-from engine.settings import SettingsError, load_configuration
+from engine.settings import load_configuration
 from engine.store.standing_order import place_status, status_of
 from engine.store.state import State
 from engine.store.writer import Writer
-
-_why = click.option("--why", required=True, metavar="TEXT", help="For what reason; goes into the audit of each job.")
 
 
 @click.command(short_help="Start nothing more under it; what is open finishes.")
 @click.argument("identity", metavar="NAME|ADDRESS")
 @until_option
 @by_option
-@_why
+@why_option
 @state_option
 @config_option
 def drain(**given: Any) -> None:
@@ -50,7 +45,7 @@ def drain(**given: Any) -> None:
 @click.argument("identity", metavar="NAME|ADDRESS")
 @until_option
 @by_option
-@_why
+@why_option
 @state_option
 @config_option
 def disable(**given: Any) -> None:
@@ -62,7 +57,7 @@ def disable(**given: Any) -> None:
 @click.argument("identity", metavar="NAME|ADDRESS")
 @until_option
 @by_option
-@_why
+@why_option
 @state_option
 @config_option
 def quarantine(**given: Any) -> None:
@@ -73,14 +68,14 @@ def quarantine(**given: Any) -> None:
 @click.command(short_help="Lift all orders about an identity.")
 @click.argument("identity", metavar="NAME|ADDRESS")
 @by_option
-@_why
+@why_option
 @state_option
 @config_option
 def enable(identity: str, by: str, why: str, state: Path | None, config: Path | None) -> None:
     """Lift all orders about an identity, whoever gave them. Its own breaker and limits are not touched."""
     now, settings = time.time(), load_configuration(config)
-    path, name = state_path(state, settings), _named(identity)
-    held = next((each for each in _all(path, _configured(None, config), now) if _means(each, name)), None)
+    path, name = state_path(state, settings), identity_named(identity)
+    held = next((each for each in _all(path, configured(None, config), now) if _means(each, name)), None)
     if held is None or not held.orders:
         print(f"No order about {name} is in force.")
         return
@@ -100,7 +95,7 @@ def enable(identity: str, by: str, why: str, state: Path | None, config: Path | 
 def status(file: Path | None, as_json: bool, state: Path | None, config: Path | None) -> None:
     """Show how identities stand: what their file says, the orders in force, who refuses them, what lists them."""
     now = time.time()
-    found = _all(state_path(state, load_configuration(config)), _configured(file, config), now)
+    found = _all(state_path(state, load_configuration(config)), configured(file, config), now)
     if as_json:
         for each in found:
             print(json.dumps(_values(each), ensure_ascii=False))
@@ -114,7 +109,7 @@ def _place(
     wanted: Status, identity: str, until: str | None, by: str, why: str, state: Path | None, config: Path | None
 ) -> None:
     now, settings = time.time(), load_configuration(config)
-    name, ends = _named(identity), until_moment(until, now)
+    name, ends = identity_named(identity), until_moment(until, now)
     with Writer() as writer:
         opened = State(writer, state_path(state, settings))
         number = place_status(opened, name, wanted, by=by or user(), why=why, at=now, until=ends)
@@ -122,39 +117,13 @@ def _place(
         assert order is not None
         lasts = f"until {moment(ends)}" if ends is not None else f"until `engine identity enable {name}` lifts it"
         print(f"identity order {number}: {name} is {said(order)}, {lasts}.")
-        known = _configured(None, config)
-        if known and not any(name in (each.name, *each.addresses) for each in known):
-            print(f"No identity of the settings is named so: there {_are(known)}.")
+        if doubt := strange(name, configured(None, config)):
+            print(doubt)
         print(obeyed(opened, number, _answer))
-
-
-def _are(known: Sequence[Identity]) -> str:
-    names = ", ".join(f"{each.name} ({', '.join(each.addresses)})" for each in known)
-    return f"{'is' if len(known) == 1 else 'are'} {names}"
 
 
 def _answer(told: dict[str, Any]) -> str:
     return f"open sessions: {told['sessions']}"
-
-
-def _named(text: str) -> str:
-    """The name or address, an address as it is kept."""
-    if not text.strip():
-        raise WrongUse("An identity is named by its name or its public address.")
-    try:
-        return str(ip_address(text.strip()))
-    except ValueError:
-        return text.strip()
-
-
-def _configured(file: Path | None, config: Path | None) -> tuple[Identity, ...]:
-    """The identities of the file or the settings; an order needs none."""
-    try:
-        return find_identities(load_configuration(config), file=file)
-    except SettingsError:
-        if file is not None:
-            raise
-        return ()
 
 
 def _all(path: Path, identities: Sequence[Identity], now: float) -> list[IdentityStatus]:

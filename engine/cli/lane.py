@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from engine.cli.machine import by_option, config_option, state_option, state_path, user
-from engine.cli.placed import obeyed, until_moment
+from engine.cli.placed import configured, identity_named, obeyed, strange, until_moment, why_option
 from engine.cli.tables import limit_lines, limit_values
 from engine.core.grammar import GrammarError, rate
 from engine.core.limit import narrowed
@@ -43,7 +43,7 @@ def lane() -> None:
 @click.option("--concurrency", type=click.IntRange(1, 1000), metavar="N", help="At most so many sessions at once.")
 @click.option("--until", metavar="TIME", help="A duration (2h) or a time (RFC 3339); until it is lifted, if not given.")
 @by_option
-@click.option("--why", required=True, metavar="TEXT", help="For what reason; goes into the audit of each job it binds.")
+@why_option
 @_policies
 @state_option
 @config_option
@@ -63,11 +63,12 @@ def limit(
     if most is None and concurrency is None:
         raise WrongUse("Nothing to narrow: give --rate RATE, --concurrency N, or both.")
     now, settings = time.time(), load_configuration(config)
-    chosen = _policy(provider, directories, settings)
+    chosen, ends = _policy(provider, directories, settings), until_moment(until, now)
+    identity = identity_named(identity) if identity else ""
     try:
-        rate_given, ends = rate(most) if most else None, until_moment(until, now)
+        rate_given = rate(most) if most is not None else None
     except GrammarError as error:
-        raise WrongUse(f"{error}.") from error
+        raise WrongUse(f"--rate: {error}.") from error
     path = state_path(state, settings)
     with Writer() as writer:
         opened = State(writer, path)
@@ -82,6 +83,10 @@ def limit(
         if narrowed(chosen, [limit_of(order)]) is chosen:
             print(f"It changes nothing today: the policy of {chosen.name} allows no more than that.")
         print(obeyed(opened, number, _answer))
+        obeys = opened.order(number)
+        doubt = strange(identity, configured(None, config)) if identity else ""
+        if doubt and (obeys is None or obeys.answer is None):
+            print(f"{doubt} If one of these was meant: engine lane reset {chosen.name} --identity {identity}")
 
 
 @lane.command(short_help="List the limits in force.")
@@ -114,7 +119,7 @@ def reset(
 ) -> None:  # fmt: skip
     """Lift all limits of PROVIDER: the policy's own numbers hold again, less what pace and budget have learnt."""
     now, settings = time.time(), load_configuration(config)
-    path = state_path(state, settings)
+    path, identity = state_path(state, settings), identity_named(identity) if identity else ""
     before = read_limits(path, now)
     names = {limit_of(order).provider for order in before}
     name = provider if provider in names else _policy(provider, directories, settings).name

@@ -3,7 +3,8 @@
 1. Every row of the input is yielded once, in order. What is wrong with a row is its `problem`; it never ends a run.
 2. What is wrong with the input as a whole is an `InputProblem`, told before the first row.
 3. Memory does not grow with the input: a row is bounded (`records.MAX_RECORD`), a pipe is spooled to disk.
-4. The caller's cells are kept as they were; in a row that holds undecodable bytes, U+FFFD stands for these.
+4. The caller's cells are kept as they were, undecodable bytes in them too; such bytes in the address cell are what is
+   wrong with its row, and U+FFFD stands for them in `text`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
-import re
 import shutil
 import stat
 import sys
@@ -24,21 +24,20 @@ from pathlib import Path
 from typing import IO
 
 from engine.flow.columns import choose_delimiter, column_named, column_of_addresses, has_header, names_address
-from engine.flow.records import csv_records, json_object, physical_lines
+from engine.flow.records import cleaned, csv_records, json_object, physical_lines, spoiled
 
 SAMPLE_ROWS = 200  # looked at to tell format, delimiter, header and column
 MAX_KEYS = 1000  # names of JSONL keys that are collected for a CSV header
 DELIMITERS = ",;\t|"
 
 PROBLEMS: dict[str, str] = {
-    "undecodable": "The row holds bytes that are no text in the input's encoding",
+    "undecodable": "The address holds bytes that are no text in the input's encoding",
     "bad_row": "The row has too few cells to hold an address, or quotes that nothing closes",
     "bad_json": "The line is not a JSON object",
     "no_address": "The object has no text under the address key",
     "row_too_long": "The row is longer than a megabyte; the rest of it was not read",
 }
 
-_SURROGATE = re.compile("[\ud800-\udfff]")  # bytes that are no text, or half a character escaped in JSON
 _NO_TEXT = {b"PK\x03\x04": "a spreadsheet or zip archive", b"\x1f\x8b": "gzip data", b"%PDF": "a PDF document"}
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv"}
 
@@ -147,10 +146,11 @@ class Intake:
         """The rows from the first to the last; each call begins anew. Blank lines are no rows."""
         read = {"csv": self._csv_rows, "jsonl": self._json_rows, "lines": self._line_rows}[self.format]
         for n, (cells, text, problem) in enumerate(read(), 1):
-            if _spoiled(text) or any(map(_spoiled, cells)):
-                yield IntakeRow(n, tuple(map(_clean, cells)), _clean(text), "undecodable")
+            own = tuple(map(cleaned, cells) if self._encoding == "utf-16" else cells)
+            if spoiled(text):
+                yield IntakeRow(n, own, cleaned(text), "undecodable")
             else:
-                yield IntakeRow(n, tuple(cells), text, problem)
+                yield IntakeRow(n, own, text, problem)
 
     # How the input is written
 
@@ -229,7 +229,7 @@ class Intake:
             return
         new = [key for key in found if key not in self._keys]
         self._keys.update(new)
-        self.header += tuple(map(_clean, new))
+        self.header += tuple(map(cleaned, new))
 
     # What it holds
 
@@ -263,11 +263,3 @@ class Intake:
 
     def _records(self, delimiter: str) -> Iterator[tuple[list[str], str]]:
         return csv_records(physical_lines(self._file, self._encoding), delimiter)
-
-
-def _spoiled(text: str) -> bool:
-    return not text.isascii() and _SURROGATE.search(text) is not None
-
-
-def _clean(text: str) -> str:
-    return _SURROGATE.sub("\ufffd", text)

@@ -22,6 +22,7 @@ from engine.core.identity import Consent, Identity, Job
 from engine.core.reasons import Stage
 from engine.core.result import CatchAll, Result
 from engine.flow.intake import Intake, IntakeRow
+from engine.flow.records import spoiled
 from engine.store.job_tables import DISPOSABLE, FREE, ROLE, SETTLED, TAGGED, NewRow
 from engine.store.journal import Journal
 from engine.store.writer import Writer
@@ -181,6 +182,8 @@ def _chunks(rows: Iterator[IntakeRow]) -> Iterator[tuple[IntakeRow, ...]]:
 def new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
     """SG1: an input row as the journal takes it in."""
     cells = _dumped(row.cells)
+    if spoiled(cells):  # bytes that are no text can't be stored but as escapes
+        cells = json.dumps(row.cells)
     if row.problem:
         return NewRow(row.n, cells, row.text, f"?{row.problem}:{row.text}", reason="syntax_invalid", detail=row.problem)
     address = parse(row.text)

@@ -47,12 +47,12 @@ class Judged(NamedTuple):
         return plain_words(reply.code, reply.text, self.answer.recipient) if reply else ""
 
 
-def judge(answer: Answer, rows: Sequence[ReplyRow], detail: str = "") -> Judged:
+def judge(answer: Answer, rows: Sequence[ReplyRow]) -> Judged:
     """Classify an answer; a failure without a reply carries its reason already."""
     reply = answer.reply
     if reply is None:
         reason = REASONS[answer.reason or "protocol_error"]
-        return Judged(answer, reason, detail, Reach.NONE, backed=True, accepted=False)
+        return Judged(answer, reason, answer.detail, Reach.NONE, backed=True, accepted=False)
     found = classify(reply.code, reply.enhanced, reply.text, answer.stage, rows, echoed=(answer.recipient,))
     accepted = answer.stage is Stage.RCPT and 200 <= reply.code < 300
     return Judged(answer, found.reason, found.detail, found.reach, found.backed, accepted, found.delay_s)
@@ -60,4 +60,4 @@ def judge(answer: Answer, rows: Sequence[ReplyRow], detail: str = "") -> Judged:
 
 def judge_ended(ended: SessionEnded, rows: Sequence[ReplyRow]) -> Judged:
     """What the end of a session before its first question means."""
-    return judge(Answer("", ended.stage, ended.reply, ended.reason, 0), rows, ended.detail)
+    return judge(Answer("", ended.stage, ended.reply, ended.reason, 0, ended.detail), rows)

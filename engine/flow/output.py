@@ -4,7 +4,8 @@
    each row once, at once.
 2. Files are 0600: a list of addresses with what their servers said is personal data; its owner may open it wider.
 3. Our columns are `core.result.COLUMNS`. Where the caller has a column of that name, ours gets the prefix `engine_`,
-   and again while that is taken too. Nothing of the caller's is renamed, dropped or reformatted.
+   and again while that is taken too. Nothing of the caller's is renamed, dropped or reformatted; bytes of his that
+   are no text go out as they came in, but for JSON that is made of his cells, where U+FFFD stands for them.
 4. CSV has true/false and nothing for none; it keeps the caller's delimiter. In CSV the words of strangers (reply text,
    MX name) that a spreadsheet would take for a formula get an apostrophe in front; in JSONL they stand as they are.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.core.result import COLUMNS, Result
-from engine.flow.records import json_object
+from engine.flow.records import cleaned, encoded, json_object
 
 Verdict = Result | Mapping[str, Any]
 Row = tuple[Sequence[str], Verdict]  # the caller's cells as `IntakeRow` holds them, and our result
@@ -72,9 +73,9 @@ def write_file(name: str | Path, rows: Iterable[Row], layout: Layout) -> int:
     with _own_sentence(name):
         try:
             with os.fdopen(_created(temporary), "wb", buffering=1 << 20) as file:
-                file.write(_encoded(layout.heading()))
+                file.write(encoded(layout.heading()))
                 for cells, verdict in rows:
-                    file.write(_encoded(layout.row(cells, verdict)))
+                    file.write(encoded(layout.row(cells, verdict)))
                     count += 1
                 file.flush()
                 os.fsync(file.fileno())
@@ -103,7 +104,7 @@ class Stream:
         self._put(self._layout.row(cells, verdict))
 
     def _put(self, line: str) -> None:
-        self._file.write(_encoded(line))
+        self._file.write(encoded(line))
         self._file.flush()
 
 
@@ -152,10 +153,10 @@ class Layout:
     def _json_line(self, cells: Sequence[str], values: Sequence[Any]) -> str:
         if self._source != "jsonl":
             keys = [*self._keys, *(f"column_{i}" for i in range(len(self._keys) + 1, len(cells) + 1))]
-            own = dict(zip(keys, cells, strict=False))
+            own = dict(zip(map(cleaned, keys), map(cleaned, cells), strict=False))
             return _dumped(own | dict(zip(self._ours, values, strict=True))) + "\n"
         found = json_object(cells[0])
-        text = cells[0].strip() if found is not None else _dumped({"unparsed": cells[0]})
+        text = cells[0].strip() if found is not None else _dumped({"unparsed": cleaned(cells[0])})
         names = self._ours
         if found and not found.keys().isdisjoint(names):  # a key that was not known when the layout was made
             names = _our_names((*self._keys, *found))
@@ -208,10 +209,6 @@ def _cell(value: Any) -> str:
 
 def _dumped(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _encoded(line: str) -> bytes:
-    return line.encode("utf-8", "backslashreplace")  # half a character out of a JSON escape becomes that escape again
 
 
 def _temporary(path: Path) -> Path:

@@ -1,7 +1,9 @@
 """Bytes to lines, lines to CSV records, in bounded memory and without ever failing.
 
 1. A physical line or a record is at most `MAX_RECORD` characters; what is longer is cut and says so.
-2. Undecodable bytes become lone surrogates, which no valid text decodes to: whoever reads the row sees them.
+2. Undecodable bytes become lone surrogates, which no valid text decodes to: whoever reads the row sees them, and
+   `encoded` makes the same bytes of them again. In UTF-16 no byte stands alone: there one surrogate stands for what is
+   no text, and U+FFFD is shown for it.
 3. A record that is not well formed (a quote that nothing closes) costs its first line only, never what follows.
 """
 
@@ -11,6 +13,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -20,19 +23,33 @@ MAX_RECORD = 1 << 20  # characters; a row of a megabyte belongs to no list of ad
 Line = tuple[str, str]  # a line with its end, and what is wrong with it: empty or `row_too_long`
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")  # bytes that are no text, or half a character escaped in JSON
+_BYTE = 0xDC00  # what `surrogateescape` adds to a byte
+
+
 def _mark(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError)
     return "\udcff", error.end
 
 
+def _back(error: UnicodeError) -> tuple[bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    found = (ord(each) for each in error.object[error.start : error.end])
+    return b"".join(
+        bytes([each - _BYTE]) if 0x80 <= each - _BYTE <= 0xFF else f"\\u{each:04x}".encode() for each in found
+    ), error.end
+
+
 codecs.register_error("engine_mark", _mark)
+codecs.register_error("engine_back", _back)
 csv.field_size_limit(MAX_RECORD)  # the csv module's, and so the process's; its own default is 128 KiB
 
 
 def physical_lines(file: IO[bytes], encoding: str) -> Iterator[Line]:
     """The lines of a file from its start, each with its end; the rest of a line beyond the limit is dropped."""
     file.seek(0)
-    text = io.TextIOWrapper(file, encoding=encoding, errors="engine_mark", newline="")
+    errors = "engine_mark" if encoding == "utf-16" else "surrogateescape"
+    text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
     try:
         while line := text.readline(MAX_RECORD):
             cut = len(line) == MAX_RECORD and line[-1] not in "\r\n"
@@ -43,6 +60,21 @@ def physical_lines(file: IO[bytes], encoding: str) -> Iterator[Line]:
     finally:
         if not file.closed:
             text.detach()  # or the wrapper would close the file when it goes
+
+
+def spoiled(text: str) -> bool:
+    """Whether it holds what is no text: bytes that could not be decoded, or half a character escaped in JSON."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+def cleaned(text: str) -> str:
+    """The same with U+FFFD for what is no text."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8, with undecodable bytes as they were; half a character out of a JSON escape becomes that escape again."""
+    return text.encode("utf-8", "engine_back")
 
 
 def csv_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[list[str], str]]:

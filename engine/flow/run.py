@@ -11,21 +11,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Pool
 
 from engine.core.identity import Identity, Job
 from engine.core.lane import Lane, Visit
 from engine.core.policy import PolicySet
 from engine.core.schedule import Wait
+from engine.flow.crew import Crew
 from engine.flow.prober import Prober, Shared
 from engine.flow.survey import Survey
 from engine.log import log
-from engine.metrics import LaneView, Metrics
+from engine.metrics import Metrics
 from engine.net.resolver import Resolver
+from engine.scrape import LaneView
 from engine.store.audit import AuditRow
 from engine.store.journal import Journal
 from engine.store.state import State
@@ -77,8 +79,8 @@ class Run:
         self.state = state
         self.resolver = resolver
         self.snapshot = Snapshot()
-        self._pool = Pool(settings.concurrency)
         self._wake = Event()
+        self._crew = Crew(settings.concurrency, self._wake.set)
         self._stopped = ""
         self._failed: Exception | None = None
         began = time.time() - time.monotonic()
@@ -121,16 +123,16 @@ class Run:
             for prober in self.probers:
                 self._hand_over(prober)
                 prober.fill(now)
-            turn = self._turn(now) if self._pool.free_count() else Wait(None)
+            turn = self._turn(now) if self._crew.free else Wait(None)
             if turn is None:
                 started += 1
                 if started % STARTS_AT_ONCE == 0:
                     gevent.sleep(0)
                 continue
-            if not len(self._pool) and not any(prober.waits for prober in self.probers):
+            if not self._crew and not any(prober.waits for prober in self.probers):
                 break
             looks = [prober.look_at for prober in self.probers if prober.look_at is not None]
-            stuck = turn.until is None and not len(self._pool) and not looks
+            stuck = turn.until is None and not self._crew and not looks
             if stuck and any([prober.unstick() for prober in self.probers]):  # noqa: C419 - all of them
                 continue
             due = [moment for moment in (turn.until, *moments, *looks) if moment is not None]
@@ -161,8 +163,9 @@ class Run:
         """Let sessions in flight end by QUIT, for a while; the rest is cut."""
         for prober in self.probers:
             prober.drain()
-        self._pool.join(timeout=DRAIN_S)
-        self._pool.kill(timeout=1.0)
+        if not self._crew.join(DRAIN_S):
+            self._crew.kill(1.0)
+        self._crew.dismiss()
         for prober in self.probers:
             prober.save()
 
@@ -175,7 +178,7 @@ class Run:
 
     def watch(self) -> Snapshot:
         """The state of the run now."""
-        self.snapshot.sessions = len(self._pool)
+        self.snapshot.sessions = len(self._crew)
         self.snapshot.lanes = sum(len(prober.schedule.lanes) for prober in self.probers)
         self.snapshot.paused = {name: why for prober in self.probers for name, why in prober.paused().items()}
         return self.snapshot
@@ -198,9 +201,7 @@ class Run:
             if isinstance(turn, Visit):
                 self.probers = self.probers[place + 1 :] + self.probers[: place + 1]  # the others are asked first now
                 prober.started(turn)
-                session = gevent.Greenlet(prober.visit, turn)
-                session.link(lambda _: self._wake.set())  # after the pool has let it go
-                self._pool.start(session)
+                self._crew.start(partial(prober.visit, turn))
                 return None
             if turn.until is not None:
                 until.append(turn.until)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from gevent.pool import Pool
+import gevent
 
 from engine.core.control import ControlAnswer
 from engine.core.identity import Identity, Mode
@@ -56,15 +56,11 @@ class Survey:
 
     def run(self, journal: Journal, state: State, stamp: Callable[[], str], stop: Callable[[], bool]) -> int:
         """Route every domain of the journal that has no route yet; says how many."""
-        assert self.resolver is not None
-        pool = Pool(IN_FLIGHT)
         after = done = 0
         while not stop() and (chunk := journal.unrouted(after, CHUNK)):
             after = chunk[-1][0]
             found = []
-            for (domain_id, _), route in zip(
-                chunk, pool.imap(self.resolver.route, [name for _, name in chunk], maxsize=IN_FLIGHT), strict=True
-            ):
+            for (domain_id, _), route in zip(chunk, self._routes([name for _, name in chunk]), strict=True):
                 policy = self.policies.for_hosts(route.names)
                 claimed = policy is not self.policies.default
                 found.append(Found(domain_id, route, policy, claimed, site_key(route, claimed=claimed)))
@@ -72,6 +68,23 @@ class Survey:
             journal.route([self.judge(one, known.get(one.route.domain, ""), stamp()) for one in found])
             done += len(chunk)
         return done
+
+    def _routes(self, names: Sequence[str]) -> list[Route]:
+        """The route of each, asked for by IN_FLIGHT greenlets: one a name would cost as much as the asking."""
+        assert self.resolver is not None
+        route, found = self.resolver.route, dict[int, Route]()
+        places = iter(range(len(names)))
+
+        def ask() -> None:
+            for place in places:
+                found[place] = route(names[place])
+
+        asking = [gevent.spawn(ask) for _ in range(min(IN_FLIGHT, len(names)))]
+        try:
+            gevent.joinall(asking, raise_error=True)
+        finally:
+            gevent.killall(asking)
+        return [found[place] for place in range(len(names))]
 
     def judge(self, one: Found, known_at: str, at: str) -> Routed:
         """The journal's row for one resolved domain.

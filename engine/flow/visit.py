@@ -131,6 +131,8 @@ class Call:
         """Whom this batch asks for. Grants, and a control's number, are on disk before anything is asked."""
         desk, domain = self.desk, batch.domain
         granted = begun = None
+        if batch is not self.visit.first:
+            desk.memory.charged(self.visit.caps)
         if batch.charges:
             wall, site = desk.wall(), self.visit.site
             granted = desk.state.grant(

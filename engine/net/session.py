@@ -57,7 +57,7 @@ class Answer(NamedTuple):
     """What one recipient's question came to.
 
     With a reply, `reason` is empty and the caller classifies; at stage MAIL the reply refused the whole transaction.
-    Without one, `reason` is `disconnected`, `read_timeout` or `protocol_error`.
+    Without one, `reason` is `disconnected`, `read_timeout` or `protocol_error`, and `detail` says more where it can.
     """
 
     recipient: str
@@ -65,6 +65,7 @@ class Answer(NamedTuple):
     reply: Reply | None
     reason: str
     duration_ms: int
+    detail: str = ""
 
 
 class SessionEnded(Exception):  # noqa: N818 -- often no error: the server said no
@@ -170,7 +171,7 @@ class Session:
         self._dialogue.ask(recipients, smtputf8=smtputf8)
         answers: list[Answer] = []
         began = monotonic()
-        stage, reason = Stage.MAIL, ""
+        stage, reason, detail = Stage.MAIL, "", ""
         try:
             self._listen()
             while not isinstance(event := self._event(), Ready):
@@ -183,11 +184,12 @@ class Session:
             else:
                 self._drain()
         except SessionEnded as ended:
-            stage, reason = ended.stage, ended.reason
+            stage, reason, detail = ended.stage, ended.reason, ended.detail
             if reason == "protocol_error" and self.pipelining:
                 answers.clear()
         elapsed_ms = round((monotonic() - began) * 1000)
-        answers += [Answer(recipient, stage, None, reason, elapsed_ms) for recipient in recipients[len(answers) :]]
+        unanswered = recipients[len(answers) :]
+        answers += [Answer(recipient, stage, None, reason, elapsed_ms, detail) for recipient in unanswered]
         return answers
 
     def quit(self) -> None:

@@ -33,7 +33,6 @@ from engine.core.listing import Check
 from engine.core.listing import Status as Answer
 from engine.core.listing_event import Method
 from engine.log import log
-from engine.metrics import View
 from engine.reputation.blocklist import BlockList, Kind
 from engine.reputation.charge import Charge
 from engine.reputation.checker import Checker
@@ -50,6 +49,7 @@ from engine.reputation.query import Server
 from engine.reputation.record import Events
 from engine.reputation.registry import Registry
 from engine.reputation.rota import Pair, Rota
+from engine.scrape import View
 from engine.store import list_health
 from engine.store.state import State
 
@@ -88,6 +88,7 @@ class Monitor:
         self._failed: dict[str, float] = {}  # lists that are told broken, with their last good probe (0: never)
         self._untold: dict[str, Move] = {}  # lists that fell silent while the resolver was, too
         self._moves: list[Move] | None = None  # those of an examination, until it is over
+        self._name_unasked()
         self._checker = self._make_checker(afresh=True)
         self._rota = Rota(self._rng.random)
         self._newest: dict[Pair, Check] = {}
@@ -138,6 +139,7 @@ class Monitor:
     def adopt(self, registry: Registry, charge: Charge) -> None:
         """Other lists or targets from now on; what is known of those that stay is kept."""
         self.registry, self.charge = registry, charge
+        self._name_unasked()
         self._checker = self._make_checker()
         self._newest = {pair: check for pair, check in self._newest.items() if pair[1] in registry.lists}
         self._fill()
@@ -196,6 +198,10 @@ class Monitor:
             self._moved(move)
         for each in self.registry.enabled:
             self._probed(self._checker.health(each.name))
+
+    def _name_unasked(self) -> None:
+        if self._alerts is not None:
+            self._alerts.unasked = self.registry.unasked
 
     def _make_checker(self, *, afresh: bool = False) -> Checker:
         """One for the lists as they are now; `afresh` believes what is on disk and not what was seen since."""

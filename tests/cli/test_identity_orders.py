@@ -73,7 +73,7 @@ def test_an_order_is_placed_shown_and_lifted() -> None:
 def test_an_identity_that_no_file_names_is_held_and_shown_too() -> None:
     """A fleet's state may know others; a slip of the pen is told."""
     told = engine("disable", "nod-1", "--why", WHY).output
-    assert "No identity of the settings is named so: there is node-1 (203.0.113.7)." in told
+    assert "No identity of the settings is named 'nod-1': there is node-1 (203.0.113.7)." in told
     assert [(each["identity"], each["status"], each["configured"]) for each in standing()] == [
         ("node-1", "enabled", "enabled"), ("nod-1", "disabled", None),
     ]  # fmt: skip

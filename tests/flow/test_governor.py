@@ -153,6 +153,33 @@ def test_a_restart_keeps_a_lane_closed(lab, verify):
     assert second.reasons == {"nobody@alone.lab": "deadline_exceeded", "ada@calm-01.lab": "rcpt_ok"}
 
 
+def test_who_is_killed_and_started_again_keeps_his_distance(lab, verify):
+    """Spaces of sessions and of recipients hold over a kill: what they owe is on disk before anybody is asked."""
+    rows, killed = [f"nobody-{n}@calm-02.lab" for n in range(4)], verify.folder / "killed" / "state.db"
+    killed.parent.mkdir()
+    two = {"per_session": 2, "per_transaction": 2}
+    for limits in (
+        {"sessions": {"concurrency": 1, "rate": "2/min", "burst": 1}, "recipients": two},
+        {"recipients": {"rate": "2/min", **two}},
+    ):
+
+        def when_asked(verification):
+            if not verification.counts().get("mailbox_not_found"):
+                return False
+            state = verification.request.state
+            with closing(sqlite3.connect(state)) as source, closing(sqlite3.connect(killed)) as copy:
+                source.backup(copy)  # as a kill would leave it
+            return True
+
+        first = verify(lab, rows, policies={"default": HASTE["default"] | limits}, stop_when=when_asked)
+        assert not first.done
+        again = {"policies": {"default": HASTE["default"] | limits}, "state": killed, "deadline_s": 0.5}
+        second = verify(lab, ["other@calm-02.lab", "ada@calm-03.lab"], **again)
+        assert (len(second.log.sessions("calm-02.lab")), len(second.log.sessions("calm-03.lab"))) == (0, 1)
+        killed.unlink()
+        first.state.unlink()
+
+
 def test_a_delay_that_a_reply_names_keeps_the_lane_closed(lab, verify):
     """Try again in 300 s: not after the breaker's fifth of a second, and not by the next run either."""
     run = verify(lab, ["ada@slowed.lab", "bob@slowed.lab"], policies=HASTE, deadline_s=0.8)

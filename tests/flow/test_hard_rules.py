@@ -250,6 +250,7 @@ def test_rule_2_silence_a_dropped_line_and_garbage_give_neither_valid_nor_invali
     assert {row["address"]: row["reason"] for row in run.rows if row["category"] != "risky"} == {}
     assert run.having("answered", True) == set()
     assert {row["fault"] for row in run.rows} <= {"network", "protocol", "domain", "policy"}
+    assert {run.row(f"{local}@garbage-rcpt.lab")["detail"] for local in ("ada", "bob")} == {"not_a_reply"}
 
 
 # --- 3 ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.flow.intake import PROBLEMS, InputProblem, Intake, IntakeRow, file_sha256, open_intake
-from engine.flow.records import MAX_RECORD
+from engine.flow.records import MAX_RECORD, encoded
 
 
 @pytest.fixture
@@ -144,14 +143,30 @@ def test_newlines_in_quotes_belong_to_the_cell(written) -> None:
     assert [row.cells for row in intake.rows()] == [('Ann "A"\r\nLee, Dr.', "ann@x.example")]
 
 
-def test_undecodable_bytes_are_told_in_their_row(written) -> None:
-    """The row keeps its text with U+FFFD for what is no text; the rows around it are well."""
-    intake = written(b"email,name\nann@x.example,Ann\nj\xfcrgen@x.example,J\xff\nray@x.example,Ray\n")
+def test_undecodable_bytes_of_an_address_are_told_in_their_row(written) -> None:
+    """Its text has U+FFFD for what is no text; a name in another encoding is nobody's problem."""
+    intake = written(b"email,name\nann@x.example,Ann\nj\xfcrgen@x.example,J\xff\nray@x.example,J\xfcrgen\n")
     assert [(row.text, row.problem) for row in intake.rows()] == [
         ("ann@x.example", ""),
         ("j\ufffdrgen@x.example", "undecodable"),
         ("ray@x.example", ""),
     ]
+
+
+def test_undecodable_cells_are_kept_to_the_byte(written) -> None:
+    """Latin-1 names beside ASCII addresses, in CSV and in JSONL: encoded again, they are the bytes that they were."""
+    line = "1;Jürgen;ann@x.example".encode("latin-1")
+    (row,) = written(b"id;name;mail\n" + line + b"\n").rows()
+    assert encoded(";".join(row.cells)) == line
+    line = '{"name": "Jürgen", "mail": "ann@x.example"}'.encode("latin-1")
+    (row,) = written(line + b"\n", "list.jsonl").rows()
+    assert (row.text, row.problem, encoded(row.cells[0])) == ("ann@x.example", "", line)
+
+
+def test_in_utf_16_what_is_no_text_is_replaced(written) -> None:
+    """Half a character there is no byte that could be kept."""
+    (row,) = written("name,mail\nJ?,ann@x.example\n".encode("utf-16").replace(b"?\0", b"\x00\xd8")).rows()
+    assert (row.cells, row.problem) == (("J\ufffd", "ann@x.example"), "")
 
 
 def test_nul_bytes_are_text_like_any_other(written) -> None:
@@ -312,7 +327,7 @@ def test_any_cells_come_back_untouched(written, cells: list[list[str]], delimite
     st.sampled_from(["csv", "txt", "json"]),
 )
 def test_no_bytes_end_a_run(written, data: bytes, suffix: str) -> None:
-    """Any bytes are a list or an InputProblem; each row is clean text with a problem of the table."""
+    """Any bytes are a list or an InputProblem; an address cell is clean text, and no cell loses a byte."""
     try:
         intake = written(data, f"list.{suffix}")
     except InputProblem:
@@ -320,4 +335,5 @@ def test_no_bytes_end_a_run(written, data: bytes, suffix: str) -> None:
     for n, row in enumerate(intake.rows(), 1):
         assert row.n == n
         assert row.problem == "" or row.problem in PROBLEMS
-        json.dumps([row.cells, row.text], ensure_ascii=False).encode()
+        assert row.text.encode().decode() == row.text
+        assert [encoded(cell).decode(errors="surrogateescape") for cell in row.cells] == list(row.cells)

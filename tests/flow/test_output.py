@@ -21,6 +21,7 @@ from engine.core.reasons import Stage
 from engine.core.result import COLUMNS, Result
 from engine.flow.intake import open_intake
 from engine.flow.output import Layout, OutputProblem, Stream, check_output, output_format, write_file
+from engine.flow.records import encoded
 
 RESULT = Result.of(
     "rcpt_ok",
@@ -133,7 +134,15 @@ def test_formats_cross() -> None:
     row = csv_rows(Layout(["a", "b", "c"], "jsonl", "csv").row(('{"c": [1, "ü"], "a": true}',), RESULT))[0]
     assert row[:3] == ["true", "", '[1, "ü"]']
     lone = Layout(["a"], "jsonl", "csv").row(('{"a": "\\ud800"}',), RESULT)
-    assert lone.encode("utf-8", "backslashreplace").startswith(b"\\ud800")
+    assert encoded(lone).startswith(b"\\ud800")
+
+
+def test_bytes_that_are_no_text_go_out_as_they_came_in() -> None:
+    """In the caller's own format to the byte; JSON that is made of his cells is UTF-8 all the same."""
+    assert encoded(Layout(["a"], "csv", "csv").row(("J\udcfcrgen",), RESULT)).startswith(b"J\xfcrgen,")
+    assert encoded(Layout(["a"], "jsonl", "jsonl").row(('{"a": "J\udcfc"}',), RESULT)).startswith(b'{"a": "J\xfc", ')
+    assert json.loads(encoded(Layout(["a"], "csv", "jsonl").row(("J\udcfcrgen",), RESULT)))["a"] == "J\ufffdrgen"
+    assert json.loads(encoded(Layout(["a"], "jsonl", "jsonl").row(("J\udcfc",), RESULT)))["unparsed"] == "J\ufffd"
 
 
 @pytest.mark.parametrize(

@@ -414,7 +414,9 @@ def test_garbage_in_lockstep_spares_what_was_answered(serve, connect) -> None:
     """In lockstep each reply had its own command, so those before the garbage stand."""
     session = connect(serve(middle(at=RCPT_2, then=lambda peer: (peer.say("huh?"), peer.hear()))))
     session.open()
-    assert [(a.reason, bool(a.reply)) for a in session.ask(FOUR)] == [("", True), *[("protocol_error", False)] * 3]
+    answers = session.ask(FOUR)
+    assert [(a.reason, bool(a.reply)) for a in answers] == [("", True), *[("protocol_error", False)] * 3]
+    assert [a.detail for a in answers] == ["", *["not_a_reply"] * 3]
 
 
 @pytest.mark.parametrize("surplus", ["550 5.1.1 no such user", "huh?"])
@@ -430,7 +432,9 @@ def test_garbage_in_a_group_voids_the_group(serve, connect, surplus) -> None:
 
     session = connect(serve(script))
     session.open()
-    assert short(session.ask(FOUR)) == [(f"a{i}", "rcpt", 0, "protocol_error") for i in range(1, 5)]
+    answers = session.ask(FOUR)
+    assert short(answers) == [(f"a{i}", "rcpt", 0, "protocol_error") for i in range(1, 5)]
+    assert {answer.detail for answer in answers} == {"unasked" if surplus.startswith("550") else "not_a_reply"}
     assert not session.alive
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.metrics import FAMILIES, PROCESS, Kind
+from engine.families import FAMILIES, PROCESS, Kind
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "grafana"

@@ -332,4 +332,5 @@ def test_a_list_that_may_not_be_asked_is_named_as_not_checked(lab, watch):
     told = {name: (works, why) for name, works, why in it.monitor.view().lists}
     assert told["members-lab"] == (False, "not_checked")
     assert told["bl-lab"] == (True, "good")
+    assert [each.partition(" (")[0] for each in it.monitor.registry.unasked] == ["members-lab, medium"]
     assert it.monitor.unchecked == []  # none of the lab's critical ones is off

@@ -1,0 +1,12 @@
+"""The npm package deep-email-validator."""
+
+from __future__ import annotations
+
+from bench.peers import Peer
+from bench.peers.build import npm
+
+BUILD = npm("deep_email_validator")
+PEER = Peer(
+    "deep-email-validator", "npm", unmodified=True, build=BUILD, missing=BUILD.missing,
+    command=lambda task: ["node", str(BUILD.path), str(task.listed), str(task.concurrency)],
+)  # fmt: skip
