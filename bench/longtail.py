@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         for turn in range(chosen.rounds or (1 if chosen.short else 3)):
             folder = (chosen.keep or Path(name)) / str(turn)
             setup = Setup(folder / ENGINE, world, rows, {"default": UNLIMITED}, LIFTED, CONCURRENCY)
-            contest.engine(world, count, setup.run)
+            contest.engine(world, setup, count)
             contest.all_peers(world, setup.list, count, folder)
         contest.world_says(world)
     contest.table()

@@ -58,8 +58,8 @@ def main(arguments: list[str]) -> int:
     return report.finish(chosen)
 
 
-def cost(size: int, decisions: int) -> float:
-    """CPU seconds a decision."""
+def filled(size: int) -> Schedule:
+    """So many lanes with work, ready to decide."""
     schedule, caps = Schedule(), Caps(PolicySet((), POLICY))
     for number in range(size):
         key = f"mx.d{number}.lab"
@@ -69,6 +69,12 @@ def cost(size: int, decisions: int) -> float:
         _fill(lane, domain.name)
         schedule.add(lane)
         schedule.touch(lane, 0.0)
+    return schedule
+
+
+def cost(size: int, decisions: int) -> float:
+    """CPU seconds a decision."""
+    schedule = filled(size)
     now, spent, made = 0.0, 0.0, 0
     running: list[tuple[float, int, Visit]] = []
     gc.collect()

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name, contest.world(plan) as world:
         folder = chosen.keep or Path(name)
         setup = Setup(folder / ENGINE, world, rows, policies(), LIFTED, CONCURRENCY)
-        contest.engine(world, count, setup.run)
+        contest.engine(world, setup, count)
         contest.all_peers(world, setup.list, count, folder)
         contest.world_says(world)
     contest.table()
