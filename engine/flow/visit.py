@@ -18,7 +18,7 @@ from engine.core.caps import MAX_HOSTS
 from engine.core.control import ControlAnswer, control_local
 from engine.core.lane import Batch, Visit
 from engine.core.queue import Domain, Item
-from engine.core.reasons import REASONS, Fault, Reach, Retry, Stage
+from engine.core.reasons import REASONS, Category, Fault, Reach, Retry, Stage
 from engine.core.verdict import (
     RECONNECTS,
     Next,
@@ -265,7 +265,9 @@ class Call:
                 brake.accepted()
         elif one.unbacked:
             brake.refused(domain.name, one.words, now)
-        if self.desk.brake.answered(self.site.key, unbacked=one.unbacked) and brake.doubt is Doubt.NONE:
+        heard = one.accepted or (one.backed and one.reason.category is Category.INVALID)
+        tripped = self.desk.brake.answered(self.site.key, domain.name, unbacked=one.unbacked, heard=heard)
+        if tripped and brake.doubt is Doubt.NONE:
             brake.trip(now, everywhere=True)
 
     def _accepted(self, domain: Domain, item: Item, one: Judged) -> Outcome:
