@@ -176,13 +176,12 @@ class State:
 
         return self._writer.call(do, self._db)
 
-    def _oldest(self, table: str, moments: Iterable[float], kept_s: float) -> float | None:
+    def _oldest(self, table: str, now: float, kept_s: float) -> float | None:
         """What is older than this can be forgotten; None where somebody has looked a short while ago."""
-        newest = max(moments, default=0.0)
-        if abs(newest - self._forgot_at.get(table, 0.0)) < FORGET_EVERY_S:
+        if abs(now - self._forgot_at.get(table, 0.0)) < FORGET_EVERY_S:
             return None
-        self._forgot_at[table] = newest
-        return newest - kept_s
+        self._forgot_at[table] = now
+        return now - kept_s
 
     # --- for the tables that stand in a file of their own -------------------------------------------------------
 
@@ -219,7 +218,7 @@ class State:
             if oldest is not None:
                 conn.execute("DELETE FROM facts WHERE expires < ?", (oldest,))
 
-        oldest = self._oldest("facts", (fact.at for fact in found), FORGET_FACTS_S)
+        oldest = self._oldest("facts", found[-1].at, FORGET_FACTS_S) if found else None
         return self._writer.enqueue(self._db, do)
 
     def forget_facts(self, *, domain: str = "", site: str = "") -> Ticket[int]:
@@ -255,7 +254,7 @@ class State:
                 conn.execute("DELETE FROM windows WHERE at < ?", (oldest,))
             return [conn.execute(insert, row).lastrowid or 0 for row in rows]
 
-        oldest = self._oldest("windows", (row[2] for row in rows), FORGET_SPENT_S)
+        oldest = self._oldest("windows", rows[-1][2], FORGET_SPENT_S) if rows else None
         return self._writer.enqueue(self._db, do)
 
     def give_back(self, tokens: Iterable[tuple[int, int]]) -> Ticket[None]:
