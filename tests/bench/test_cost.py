@@ -1,7 +1,7 @@
 """What one address costs, in calls and statements: counts are the same on every machine, however busy it is.
 
-A bound is a tenth above what was counted when it was last set. Who makes the hot path dearer meets it here and says why;
-who makes it cheaper sets it lower.
+A bound is a little above what was counted when it was last set. Who makes the hot path dearer meets it here and says
+why; who makes it cheaper sets it lower.
 """
 
 from __future__ import annotations
