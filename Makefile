@@ -26,9 +26,10 @@ docs: $(READY)  ## the pages that are made from the code, then the site in build
 	$(BIN)/python docs/made
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(READY)  ## the engine measured on this machine, small sizes; under 10 minutes on 2 cores
+bench: $(READY)  ## the engine measured on this machine beside its peers, small sizes; under 10 minutes on 2 cores
 	$(BIN)/python -m pip install --quiet --group bench
-	$(BIN)/python -m bench all --short
+	-$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench all --short --json build/bench --plots build/bench
 
 # The same commit gives the same bits: its time stands in both files, modes and order are set, setuptools is pinned.
 dist: export SOURCE_DATE_EPOCH ?= $(shell git -c safe.directory='*' log -1 --format=%ct 2>/dev/null || echo 315532800)

@@ -19,6 +19,7 @@ from gevent import socket
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
+from bench.measure.report import Report, options
 from engine.core.identity import Identity
 from engine.core.policy import Timeouts
 from engine.net.session import Endpoint, Session
@@ -94,12 +95,12 @@ def cpu_us(client: Callable[[int], None], port: int, sessions: int, at_once: int
 
 def main(arguments: list[str]) -> int:
     """Run it and print both figures and their ratio."""
-    options = argparse.ArgumentParser(prog="python -m bench dialogue", description=__doc__.split("\n", maxsplit=1)[0])
-    options.add_argument("--sessions", type=int, default=3000, help="a round and client")
-    options.add_argument("--open", type=int, default=200, help="sessions open at once")
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    chosen = options.parse_args(arguments)
+    parser = options("dialogue", __doc__)
+    parser.add_argument("--sessions", type=int, default=3000, help="a round and client")
+    parser.add_argument("--open", type=int, default=200, help="sessions open at once")
+    parser.add_argument("--rounds", type=int, help="5, or 2 with --short")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
     if chosen.serve:
         serve()
         return 0
@@ -111,12 +112,13 @@ def main(arguments: list[str]) -> int:
             ours(port)
             pairs = [
                 tuple(cpu_us(client, port, chosen.sessions, chosen.open) for client in (bare, ours))
-                for _ in range(chosen.rounds)
+                for _ in range(chosen.rounds or (2 if chosen.short else 5))
             ]
         finally:
             server.terminate()
     plain, engine = map(min, zip(*pairs, strict=True))  # a busy machine only adds
-    print(f"bare gevent.socket loop  {plain:7.1f} us CPU a session")
-    print(f"engine.net.session       {engine:7.1f} us CPU a session")
-    print(f"ratio                    {engine / plain:7.2f}")
-    return 0
+    report = Report("dialogue")
+    report.figure("CPU us a session", plain, per="bare gevent.socket loop")
+    report.figure("CPU us a session", engine, per="engine.net.session")
+    report.figure("ratio", engine / plain, "x")
+    return report.finish(chosen)

@@ -1,6 +1,6 @@
 """CPU of a look-up: ours, cold and warm, against bare pycares on the same loop, in one run; and memory over many names.
 
-    python -m bench dns                     the CPU of a look-up, and how many times bare pycares' it is
+    python -m bench dns [--short]           the CPU of a look-up, and how many times bare pycares' it is; then `rbl`
     python -m bench dns --names 1000000     the process's memory while that many distinct names pass
 
 The name server is a process of its own on loopback that answers any MX question, the address beside it.
@@ -23,9 +23,14 @@ import gevent
 import pycares
 from gevent.event import Event
 
+from bench import rbl
+from bench.measure.plots import BARS
+from bench.measure.report import Report, options
 from engine.net.resolver import Resolver
 
 IN_FLIGHT = 256
+RATIO = 2.0
+WITHIN_A_CHANNEL = 9_000  # names: within the life of one c-ares channel, so that both sides do the same
 
 
 def serve() -> None:
@@ -90,18 +95,16 @@ def ours(resolver: Resolver, names: list[str]) -> float:
     return time.process_time() - began
 
 
-def cost(port: int, count: int) -> None:
+def cost(port: int, count: int, rounds: int) -> dict[str, float]:
+    """CPU us a name of each way, the best round."""
     names = [f"d{number}.example" for number in range(count)]
-    rounds: list[tuple[float, float, float]] = []
-    for _ in range(3):
+    found: list[tuple[float, float, float]] = []
+    for _ in range(rounds):
         resolver = Resolver([("127.0.0.1", port)], allow_private=True)
-        rounds.append((bare(port, names), ours(resolver, names), ours(resolver, names)))
+        found.append((bare(port, names), ours(resolver, names), ours(resolver, names)))
         resolver.close()
-    base, cold, warm = (min(column) / count * 1e6 for column in zip(*rounds, strict=True))
-    print(f"{count} names, {IN_FLIGHT} in flight, best of 3, CPU us a name")
-    print(f"bare pycares   {base:6.1f}")
-    print(f"route, cold    {cold:6.1f}   {cold / base:.2f} x")
-    print(f"route, warm    {warm:6.1f}   {warm / base:.2f} x")
+    best = (min(column) / count * 1e6 for column in zip(*found, strict=True))
+    return dict(zip(("bare pycares", "route, cold", "route, warm"), best, strict=True))
 
 
 def memory(port: int, count: int) -> None:
@@ -118,30 +121,43 @@ def rss_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
-def with_server(run: Callable[[int, int], None], count: int) -> None:
+def with_server(run: Callable[..., Any], *arguments: int) -> Any:
+    """What `run` gives, called with the server's port and these."""
     with subprocess.Popen([sys.executable, "-m", "bench.dns", "--serve"], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            run(int(server.stdout.readline()), count)
+            return run(int(server.stdout.readline()), *arguments)
         finally:
             server.terminate()
 
 
 def main(arguments: list[str]) -> int:
-    """Measure the CPU of look-ups, or with --names the memory."""
-    options = argparse.ArgumentParser(
-        prog="python -m bench dns", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options.add_argument("--names", type=int, help="measure memory over this many distinct names")
-    given = options.parse_args(arguments)
-    if given.serve:
+    """Measure the CPU of look-ups and what a sweep costs probes, or with --names the memory."""
+    parser = options("dns", __doc__)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--names", type=int, help="measure memory over this many distinct names")
+    chosen = parser.parse_args(arguments)
+    if chosen.serve:
         serve()
-    elif given.names:
-        with_server(memory, given.names)
+    elif chosen.names:
+        with_server(memory, chosen.names)
     else:
-        with_server(cost, 9_000)  # within the life of one c-ares channel, so that both sides do the same
+        return _report(chosen)
     return 0
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    report = Report("dns")
+    costs = with_server(cost, WITHIN_A_CHANNEL, 2 if chosen.short else 5)
+    base, cold, warm = costs.values()
+    for name, us in costs.items():
+        report.figure("CPU us a name", us, per=name)
+        report.figure("of bare pycares, x", us / base, per=name)
+    report.at_most("a cold look-up, of bare pycares", cold / base, RATIO, "x")
+    report.at_most("a warm look-up, of bare pycares", warm / base, RATIO, "x")
+    report.plot("cpu", "CPU a look-up", "us (user + system)", "", BARS, {name: [us] for name, us in costs.items()})
+    rbl.sweep(report, 5500 if chosen.short else 9000, 1 if chosen.short else 2, chosen.keep)
+    return report.finish(chosen)
 
 
 if __name__ == "__main__":

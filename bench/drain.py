@@ -32,7 +32,7 @@ LISTEN_S = 3.0  # how long all sessions stay open before the stop
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("drain", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("drain", __doc__)
     parser.add_argument("--sessions", type=int, help="open at once; 5000, or 500 with --short")
     chosen = parser.parse_args(arguments)
     size = chosen.sessions or (500 if chosen.short else 5000)

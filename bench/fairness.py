@@ -57,7 +57,7 @@ class Course:
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("fairness", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("fairness", __doc__)
     parser.add_argument("--seconds", type=int, help="how long the healthy have work; 60, or 15 with --short")
     chosen = parser.parse_args(arguments)
     seconds = chosen.seconds or (15 if chosen.short else 60)

@@ -22,7 +22,7 @@ FLOOR, BEST_PEER = 2.2, 1.8
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("longtail", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("longtail", __doc__)
     parser.add_argument("--addresses", type=int, help="20000, or 4000 with --short")
     parser.add_argument("--rounds", type=int, help="3, or 1 with --short")
     chosen = parser.parse_args(arguments)
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         for turn in range(chosen.rounds or (1 if chosen.short else 3)):
             folder = (chosen.keep or Path(name)) / str(turn)
             setup = Setup(folder / ENGINE, world, rows, {"default": UNLIMITED}, LIFTED, CONCURRENCY)
-            contest.engine(world, count, setup.run)
+            contest.engine(world, setup, count)
             contest.all_peers(world, setup.list, count, folder)
         contest.world_says(world)
     contest.table()

@@ -38,7 +38,7 @@ FAST = {"sessions": "1200/min..1200/min"}  # the shipped ceiling of an identity'
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("outage", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("outage", __doc__)
     parser.add_argument("--sites", type=int, help="default sites of which 40 % turn; 2000, or 400 with --short")
     chosen = parser.parse_args(arguments)
     sites = chosen.sites or (400 if chosen.short else 2000)

@@ -78,7 +78,7 @@ SHARED_LIMITS = Limits("6/s", 1, 2, "12/s", 3, "recipients")  # of the provider 
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("rates", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("rates", __doc__)
     parser.add_argument("--seconds", type=int, help="how long each provider has work; 60, or 20 with --short")
     chosen = parser.parse_args(arguments)
     seconds = chosen.seconds or (20 if chosen.short else 60)

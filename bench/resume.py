@@ -35,7 +35,7 @@ SLOW = {  # so that the job is not done before it is stopped
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("resume", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("resume", __doc__)
     parser.add_argument("--rows", type=int, help="1000000, or 100000 with --short")
     chosen = parser.parse_args(arguments)
     rows = chosen.rows or (100_000 if chosen.short else 1_000_000)

@@ -13,6 +13,7 @@ import heapq
 import math
 import time
 
+from bench.measure.plots import LINES
 from bench.measure.report import Report, options
 from engine.core.caps import Caps
 from engine.core.control import ControlAnswer
@@ -38,7 +39,7 @@ POLICY = Policy(
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("schedule", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("schedule", __doc__)
     parser.add_argument("--decisions", type=int, help="counted at each size; 20000, or 5000 with --short")
     chosen = parser.parse_args(arguments)
     decisions = chosen.decisions or (5000 if chosen.short else 20000)
@@ -51,12 +52,14 @@ def main(arguments: list[str]) -> int:
     # log2(100,000) is 5 times log2(10): growth with the logarithm of the lanes is at most that
     grown = costs[SIZES[-1]] / costs[SIZES[0]]
     report.at_most("growth from 10 to 100,000 lanes", grown, math.log2(SIZES[-1]) / math.log2(SIZES[0]), "x")
+    points = {"engine": list(costs.items())}
+    report.plot("cost", "A decision", "lanes", "us", LINES, points, logarithmic=True, limit=LIMIT_US)
     report.note("a decision is Schedule.next with what it charges; the end of a session (Schedule.touch) is not in it")
     return report.finish(chosen)
 
 
-def cost(size: int, decisions: int) -> float:
-    """CPU seconds a decision."""
+def filled(size: int) -> Schedule:
+    """So many lanes with work, ready to decide."""
     schedule, caps = Schedule(), Caps(PolicySet((), POLICY))
     for number in range(size):
         key = f"mx.d{number}.lab"
@@ -66,6 +69,12 @@ def cost(size: int, decisions: int) -> float:
         _fill(lane, domain.name)
         schedule.add(lane)
         schedule.touch(lane, 0.0)
+    return schedule
+
+
+def cost(size: int, decisions: int) -> float:
+    """CPU seconds a decision."""
+    schedule = filled(size)
     now, spent, made = 0.0, 0.0, 0
     running: list[tuple[float, int, Visit]] = []
     gc.collect()

@@ -8,7 +8,6 @@ turns, and the medians of a batch are compared. `cpu` counts all threads; `wall`
 
 from __future__ import annotations
 
-import argparse
 import os
 import sqlite3
 import statistics
@@ -17,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.measure.report import Report, options
 from engine.store import audit
 from engine.store.audit import AuditRow
 from engine.store.writer import Writer
@@ -90,15 +90,16 @@ def ways(folder: Path, writer: Writer) -> dict[str, tuple[str, Callable[[], obje
 
 
 def main(arguments: list[str]) -> int:
-    """Print microseconds a row for each way, and how many times the bare one it is."""
-    parser = argparse.ArgumentParser(prog="python -m bench writer")
-    parser.add_argument("--rounds", type=int, default=40)
+    """Microseconds a row for each way, and how many times the bare one it is."""
+    parser = options("writer", __doc__)
+    parser.add_argument("--rounds", type=int, help="40, or 10 with --short")
     parser.add_argument("--folder", help="where the files are made; default: the system's place for temporary files")
-    options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(dir=options.folder) as name, Writer() as writer:
+    chosen = parser.parse_args(arguments)
+    report = Report("writer")
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as name, Writer() as writer:
         found = ways(Path(name), writer)
         spent: dict[str, list[tuple[float, float]]] = {way: [] for way in found}
-        for _ in range(options.rounds):
+        for _ in range(chosen.rounds or (10 if chosen.short else 40)):
             for way, (_, batch) in found.items():
                 wall, cpu = time.perf_counter(), time.process_time()
                 batch()
@@ -107,8 +108,11 @@ def main(arguments: list[str]) -> int:
             way: [statistics.median(column) / BATCH * 1e6 for column in zip(*took, strict=True)]
             for way, took in spent.items()
         }
-        print(f"{'us a row, batches of ' + str(BATCH):32} {'wall':>7} {'ratio':>6} {'cpu':>7} {'ratio':>6}")
         for way, (other, _) in found.items():
             (wall, cpu), (bare_wall, bare_cpu) = median[way], median[other]
-            print(f"{way:32} {wall:7.2f} {wall / bare_wall:6.2f} {cpu:7.2f} {cpu / bare_cpu:6.2f}")
-    return 0
+            report.figure("wall us a row", wall, per=way)
+            report.figure("of bare, x", wall / bare_wall, per=way)
+            report.figure("CPU us a row", cpu, per=way)
+            report.figure("CPU of bare, x", cpu / bare_cpu, per=way)
+    report.note(f"medians, in batches of {BATCH} rows")
+    return report.finish(chosen)

@@ -27,7 +27,7 @@ KNOWN = 0.92
 
 def main(arguments: list[str]) -> int:
     """Run it and report."""
-    parser = options("zipf", __doc__.split("\n", maxsplit=1)[0])
+    parser = options("zipf", __doc__)
     parser.add_argument("--addresses", type=int, help="200000, or 20000 with --short")
     parser.add_argument("--domains", type=int, help="a tenth of the addresses, if not given")
     chosen = parser.parse_args(arguments)
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name, contest.world(plan) as world:
         folder = chosen.keep or Path(name)
         setup = Setup(folder / ENGINE, world, rows, policies(), LIFTED, CONCURRENCY)
-        contest.engine(world, count, setup.run)
+        contest.engine(world, setup, count)
         contest.all_peers(world, setup.list, count, folder)
         contest.world_says(world)
     contest.table()

@@ -17,19 +17,9 @@ from engine.core.identity import Status
 from engine.core.listing import Check
 from engine.core.listing import Status as Answer
 from engine.core.reasons import REASONS, Stage
-from engine.metrics import (
-    FAMILIES,
-    PROCESS,
-    SLICE,
-    Kind,
-    LaneState,
-    LaneView,
-    Live,
-    Metrics,
-    View,
-    reference,
-    watch_hub,
-)
+from engine.families import FAMILIES, PROCESS, Kind, LaneState, reference
+from engine.metrics import Metrics, watch_hub
+from engine.scrape import SLICE, LaneView, Live, View
 
 ROOT = Path(__file__).parent.parent
 

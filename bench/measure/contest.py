@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.measure.engine import Setup
+from bench.measure.plots import BARS
 from bench.measure.report import Report
 from bench.measure.watch import Spent
 from bench.peers import Peer, PeerError, Task, peers
@@ -55,9 +57,14 @@ class Contest:
             return World(plan, level=NONE)
         return World(plan, level=NONE, smtp_port=namespace.SMTP_PORT, dns_port=namespace.DNS_PORT)
 
-    def engine(self, world: World, addresses: int, run: Callable[[], Spent]) -> None:
-        """One round of the engine."""
-        self._enter(ENGINE, ENGINE, world, addresses, lambda: (run(), None))
+    def engine(self, world: World, setup: Setup, addresses: int) -> None:
+        """One round of the engine; its verdicts have to be right, or it would look cheap by guessing."""
+        self._enter(ENGINE, ENGINE, world, addresses, lambda: (setup.run(), None))
+        right = sum(
+            row["category"] == ("valid" if row["email"].startswith("user") else "invalid") for row in setup.rows()
+        )
+        if right != addresses:
+            self.report.claim("verdicts that are right", f"{addresses:,}", f"{right:,}", met=False)
 
     def all_peers(self, world: World, listed: Path, addresses: int, folder: Path) -> None:
         """One round of every peer that is here."""
@@ -101,7 +108,8 @@ class Contest:
     def table(self) -> None:
         """One row a contestant, and the engine's ratio to each."""
         engine = self.entries[ENGINE]
-        for name, entry in sorted(self.entries.items(), key=lambda each: each[1].cpu_s):
+        by_cost = sorted(self.entries.items(), key=lambda each: each[1].cpu_s)
+        for name, entry in by_cost:
             spent, count = entry.spent, entry.addresses
             self.report.figure("CPU us/address", entry.cpu_s * 1e6, per=name)
             self.report.figure("engine's, of it, x", engine.cpu_s / entry.cpu_s, per=name)
@@ -111,6 +119,13 @@ class Contest:
             self.report.figure("RSS peak MB", spent.rss_peak / 2**20, per=name)
             if entry.answered is not None and entry.group:
                 self.report.figure("answered %", 100 * entry.answered / count, per=name)
+
+        for name in [name for name, entry in by_cost if not entry.group]:
+            self.report.note(f"{name} asks one address again and again, without look-ups: no requirement counts it")
+        cost = {name: [entry.cpu_s * 1e6] for name, entry in by_cost if entry.group}
+        self.report.plot("cpu", "CPU an address, same list, same world", "us (user + system)", "", BARS, cost)
+        dialled = {name: [entry.connections / entry.addresses] for name, entry in by_cost if entry.group}
+        self.report.plot("connections", "Connections an address", "connections", "", BARS, dialled)
 
     def best(self, *groups: str, by: Callable[[Entry], float] = lambda entry: entry.cpu_s) -> float | None:
         """The least of these groups' peers (all that ask the list, where none is named); None when none is here."""

@@ -1,4 +1,4 @@
-"""What a measurement found: figures, claims that they meet or don't, and what was missing. As a table and as JSON.
+"""What a measurement found: figures, claims that they meet or don't, and what was missing. As a table, JSON, pictures.
 
 1. A claim is met, short, or not measured; what is missing is named, and is neither passed nor failed.
 2. With --check the exit status is 1 when a claim falls short, 3 when one could not be measured, else 0.
@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.measure import plots
 from bench.measure.machine import machine
+from bench.measure.plots import Plot
 
 SHORT, MISSING = 1, 3
 
@@ -48,6 +50,7 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
 
     def figure(self, name: str, value: float | str, unit: str = "", *, per: str = "") -> None:
         """Note a number."""
@@ -73,6 +76,10 @@ class Report:
         """A sentence below the table."""
         self.notes.append(text)
 
+    def plot(self, name: str, title: str, x: str, y: str, kind: str, series: dict[str, Any], **more: Any) -> None:
+        """Note a picture; see bench.measure.plots."""
+        self.plots.append(Plot(name, title, x, y, kind, series, **more))
+
     @property
     def status(self) -> int:
         """What --check exits with."""
@@ -81,8 +88,11 @@ class Report:
         return MISSING if self.missing or any(claim.met is None for claim in self.claims) else 0
 
     def finish(self, options: argparse.Namespace) -> int:
-        """Print, write, and say the exit status."""
+        """Print, write, draw, and say the exit status."""
         self.print()
+        if options.plots and self.plots:
+            drawn = plots.missing() or ", ".join(map(str, plots.draw(self.scenario, self.plots, options.plots)))
+            print(f"  pictures: {drawn}", flush=True)
         if options.json:
             options.json.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
         return self.status if options.check else 0
@@ -132,11 +142,14 @@ class Report:
         self.claim(say, f"{how} {_number(limit)} {unit}".strip(), measured, met=met)
 
 
-def options(name: str, first_line: str) -> argparse.ArgumentParser:
-    """The options of every scenario."""
-    parser = argparse.ArgumentParser(prog=f"python -m bench {name}", description=first_line)
+def options(name: str, told: str | None) -> argparse.ArgumentParser:
+    """The options of every scenario; `told` is its module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m bench {name}", description=told, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--short", action="store_true", help="small sizes, as `make bench` runs it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, with machine and versions")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw what it found there, as SVG files")
     parser.add_argument("--check", action="store_true", help="exit 1 when a claim falls short, 3 when one is missing")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave lists, journals and logs there")
     return parser

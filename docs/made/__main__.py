@@ -12,13 +12,13 @@ from pathlib import Path
 import command_reference
 import modules
 
-from engine import metrics
+from engine import families
 from engine.cli import reasons
 
 DOCS = Path(__file__).parents[1]
 PAGES: Mapping[str, Callable[[], str]] = {
     "command-reference.md": command_reference.page,
-    "metrics.md": metrics.reference,
+    "metrics.md": families.reference,
     "modules.md": modules.page,
     "modules.svg": modules.diagram,
     "reasons.md": reasons.markdown,

@@ -24,6 +24,7 @@ from engine.core.result import Result
 from engine.flow.intake import Intake
 from engine.flow.job import Suppression, WrongUse
 from engine.flow.orders import MAX_CHECKED, order_check
+from engine.flow.preflight import Listed
 from engine.flow.verification import Held, Request, Verification
 from engine.store.state import State
 from engine.store.writer import Writer
@@ -84,7 +85,7 @@ def _results(
                 identities=who.identities, consent=who.consent, suppression=who.suppression, dns=who.dns,
                 smtp_port=who.smtp_port, allow_private=who.allow_private, connect=bool(who.identities),
                 concurrency=1 if transcript else MAX_CHECKED, accepted_risk=who.accepted_risk, one_attempt=not wait,
-                transcript=_say if transcript else None,
+                transcript=_say if transcript else None, listed=_listed(mode, who),
             )  # fmt: skip
             try:
                 with Verification(request) as verification:
@@ -92,6 +93,18 @@ def _results(
                     return [dataclasses.asdict(result) for _, result in verification.results()]
             except Held as held:
                 return _ordered(addresses, mode, who, held.identity)
+
+
+def _listed(mode: Mode, who: Asking) -> Listed | None:
+    """Who asks the block lists that may forbid to probe."""
+    if who.settings is None or mode is not Mode.ENHANCED:
+        return None
+    from engine.reputation.forbidding import asks, forbidding  # noqa: PLC0415 - no other mode needs them
+    from engine.reputation.registry import load_registry  # noqa: PLC0415
+
+    if not asks(who.settings, allow_private=who.allow_private):
+        return None
+    return forbidding(load_registry(who.settings), tuple(who.dns or ()))
 
 
 def _ordered(addresses: Sequence[str], mode: Mode, who: Asking, identity: Identity) -> list[dict[str, Any]]:

@@ -22,10 +22,12 @@ from engine.core.identity import Identity
 from engine.flow.job import WrongUse
 from engine.flow.listener import listen_address
 from engine.flow.machine import clock, egress, files, name_servers, state_folder
-from engine.flow.preflight import Check, Finding, preflight, unbindable
+from engine.flow.preflight import Check, Finding, Listed, preflight, unbindable
 from engine.identity_file import find_identities
 from engine.net.resolver import Resolver
 from engine.reputation.diagnosis import diagnose
+from engine.reputation.forbidding import forbidding
+from engine.reputation.registry import load_registry
 from engine.settings import Configuration, load_configuration
 from engine.store.state import default_path
 
@@ -53,7 +55,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--dns", multiple=True, metavar="HOST:PORT", help="Name servers to ask; the system's, if not given.")
 @click.option(
-    "--block-lists", is_flag=True, help="Ask block lists for their test entries: do they answer these servers?"
+    "--block-lists",
+    is_flag=True,
+    help="Ask block lists for their test entries: do they answer these servers? And do they forbid to probe from here?",
 )
 @click.option("--allow-private", is_flag=True, help="Take private addresses for public ones (test networks).")
 @click.option("--state", type=_FILE, help="What this machine remembers; $ENGINE_STATE, or the user's state folder.")
@@ -127,7 +131,9 @@ def _findings(settings: Configuration, targets: list[tuple[str, int]], flags: Ma
                 "No identity is set up; `engine identity init` makes one. Without it nothing beyond DNS can be asked.",
             )  # fmt: skip
         for identity in identities:
-            yield from _of(identity, identities, _identity(identity, resolver, allow_private=private, answers=answers))
+            listed = forbidding(load_registry(settings), servers or ()) if flags["block_lists"] else None
+            seen = _identity(identity, resolver, listed, allow_private=private, answers=answers)
+            yield from _of(identity, identities, seen)
         able = [each for each in identities if not unbindable(each)]
         for asker in able if targets and able else (None,):
             yield from _of(asker, identities, egress(targets, resolver, asker, allow_private=private))
@@ -147,7 +153,7 @@ def _block_lists(config: Path | None, dns: Sequence[str]) -> Finding:
     with opened((), False, config, False, dns) as lists:
         told = diagnose(lists.checker())
     if told.faults:
-        return Finding("block_lists", Check.FAIL, " ".join(told.faults))
+        return Finding("block_lists", Check.FAIL, f"The resolver: {' '.join(told.faults)}")
     return Finding(
         "block_lists", Check.PASS,
         f"{told.asked - told.silent} of {told.asked} block lists answer these name servers; `engine rbl verify-lists` "
@@ -155,12 +161,14 @@ def _block_lists(config: Path | None, dns: Sequence[str]) -> Finding:
     )  # fmt: skip
 
 
-def _identity(identity: Identity, resolver: Resolver, *, allow_private: bool, answers: bool) -> Iterator[Finding]:
+def _identity(
+    identity: Identity, resolver: Resolver, listed: Listed | None, *, allow_private: bool, answers: bool
+) -> Iterator[Finding]:
     wrong = unbindable(identity)
     if wrong:
         yield Finding("bind_address", Check.FAIL, wrong)
     if answers:
-        yield from preflight(identity, resolver, allow_private=allow_private)
+        yield from preflight(identity, resolver, allow_private=allow_private, listed=listed)
     else:
         yield Finding("identity", Check.UNKNOWN, "Its PTR and HELO name can't be looked up without name servers.")
 

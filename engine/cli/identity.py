@@ -16,7 +16,7 @@ import yaml
 
 from engine.cli.identity_orders import disable, drain, enable, quarantine, status
 from engine.cli.options import name_server
-from engine.cli.tables import aligned
+from engine.cli.tables import folded
 from engine.core.finding import Check, Finding
 from engine.core.identity import Identity
 from engine.flow.job import WrongUse
@@ -91,6 +91,7 @@ def check(
     config: Path | None, as_json: bool, lab: bool,
 ) -> None:  # fmt: skip
     """Show what the DNS says of the identity: SPF, DKIM, DMARC, reverse name, HELO name. It changes nothing.
+    What block lists say of its addresses, `engine rbl check` asks.
 
     Exit 0: all passed. 1: something failed. 3: nothing failed, and something could not be looked up.
     """
@@ -148,7 +149,7 @@ def _found_table(each: Identity, findings: Sequence[Finding]) -> list[str]:
     dkim = "" if each.dkim_selectors else " DKIM is not checked: the identity names no dkim_selectors."
     return [
         f"{each.name} ({', '.join(each.addresses)}), {each.mail_from}",
-        *aligned(rows),
+        *folded(rows),
         f"{counts[Check.PASS]} passed, {counts[Check.FAIL]} failed, {counts[Check.UNKNOWN]} unknown.{dkim}",
     ]
 

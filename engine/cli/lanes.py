@@ -24,7 +24,7 @@ _WAITS_FOR = {
     "limits.sessions": "its identity has begun as many sessions as it may",
     "limits.refusals": "its identity's refusal budget is spent",
     "warmup": "its identity has asked as many as it may on this day of its warm-up",
-    "breaker.open": "it is closed to us",
+    "breaker.open": "a provider or address that it leads to is closed to us",
     "retry": "all it has waits for another attempt, or at a domain that refuses us",
     "control_rcpt": "a control is being asked",
     "": "it starts next",

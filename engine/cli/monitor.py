@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -60,8 +60,10 @@ def monitor(
     A listing is believed after a second answer. It opens an event, tells people (section `alerts`), and a critical one
     of our own address stops its identity in every engine of this machine until it is over.
 
-    SIGTERM ends it, SIGHUP loads settings, identities and lists anew. With --once the exit code is that of
-    `engine rbl check`: 0 clean, 3 listed, 4 a critical list was not checked.
+    SIGTERM ends it, SIGHUP loads settings, identities and lists anew; a section `push` that was
+    not there before needs a new start. With --once the exit code is that of
+    `engine rbl check`: 0 clean, 3 listed, 4 a critical list was not checked, 1 failed: the resolver is unfit to ask
+    through, or the disk.
 
     \b
     Examples:
@@ -97,7 +99,7 @@ def monitor(
             try:
                 again, fresh = told()
                 with opened(files, force, config, False, dns) if not lab else _same(lists) as found:
-                    watch.adopt(found.registry, again)
+                    watch.adopt(found.registry, again, read_alerts(fresh), read_push(fresh))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the old settings hold on
                 log.warning("settings_refused", problem=str(error))
             else:
@@ -147,12 +149,6 @@ def beside(where: Path, settings: Configuration, charge: Charge, lists: Lists, c
             work.kill()
 
 
-def listed_by(lists: Lists) -> Callable[[str], list[Check]]:
-    """Who asks every list about an address, for the preflight."""
-    checker = lists.checker()
-    return lambda address: list(checker.sweep([address]))
-
-
 def remark(watch: Monitor) -> str:
     """What /readyz says beside `ready`: critical lists that nobody asks."""
     gone = watch.unchecked
@@ -188,7 +184,8 @@ def _served(where: str, counts: Metrics, watch: Monitor) -> Iterator[None]:
 def _once(watch: Monitor, lists: Lists) -> int:
     checks: list[Check] = watch.once()
     if watch.trouble:
-        raise WrongUse(watch.trouble)
+        print(f"engine: {watch.trouble}", file=sys.stderr)
+        return 1
     found = [standing(lists.registry, each, checks) for each in watch.charge.targets]
     for number, each in enumerate(found):
         print("\n".join([*([""] if number else []), *lines(lists.registry, each)]))

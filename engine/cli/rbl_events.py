@@ -17,7 +17,8 @@ from typing import Any
 import click
 
 from engine.cli.machine import by_option, config_option, state_option, state_path, user
-from engine.cli.tables import aligned
+from engine.cli.tables import folded
+from engine.core.listing import Status
 from engine.core.listing_event import ListingEvent, Progress, Request
 from engine.flow.job import WrongUse
 from engine.flow.lane_limits import moment
@@ -25,6 +26,7 @@ from engine.identity_file import find_identities
 from engine.reputation.delist import Applicant, DelistError, instructions, next_step
 from engine.reputation.digest import unchecked
 from engine.reputation.record import Events
+from engine.reputation.registry import load_registry
 from engine.reputation.wording import day, span
 from engine.settings import Configuration, SettingsError, load_configuration
 from engine.store import reputation as tables
@@ -56,7 +58,9 @@ def events(
     if everything and only_open:
         raise WrongUse("--all and --open exclude each other; give one.")
     now = time.time()
-    with _reading(state_path(state, load_configuration(config))) as conn:
+    settings = load_configuration(config)
+    unasked = load_registry(settings).unasked
+    with _reading(state_path(state, settings)) as conn:
         since = 0.0 if everything else None
         found = tables.events(conn, closed_since=since, target=target, name=name) if conn else []
         asked = {request.event: request for request, _ in tables.requests(conn, over=True)} if conn else {}
@@ -74,7 +78,8 @@ def events(
         )
         if not answers:
             print("No block list was ever asked from this machine: nothing is known.")
-        gone = unchecked(answers)
+        heard = any(one.reliable and one.status in (Status.LISTED, Status.CLEAN) for one in answers)
+        gone = [*(unasked if heard else []), *unchecked(answers)]  # where nothing is known, no gap makes a difference
         for line in gone[:NAMED]:
             print(f"Not checked: {line}.")
         if len(gone) > NAMED:
@@ -129,7 +134,7 @@ def list_requests(everything: bool, as_json: bool, state: Path | None, config: P
             )
             for request, event in found
         ]  # fmt: skip
-        print("\n".join(aligned([head, *rows], right=[0])))
+        print("\n".join(folded([head, *rows], right=[0])))
 
 
 @delist.command(short_help="Show the steps, a text to copy, and the history.")
@@ -255,7 +260,7 @@ def _event_lines(found: Sequence[ListingEvent], asked: dict[int, Request], now: 
         )
         for event in found
     ]  # fmt: skip
-    return aligned([head, *rows], right=[0])
+    return folded([head, *rows], right=[0])
 
 
 def _standing(event: ListingEvent, now: float) -> str:

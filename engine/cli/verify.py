@@ -130,21 +130,20 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
 
 @contextmanager
 def _watched(request: Request, who: Asking, counts: Metrics) -> Iterator[Request]:
-    """Block lists, where the settings speak of them: asked before the first probe, and watched beside the run."""
+    """Block lists that may forbid to probe are asked before; all, where the settings speak of them, beside the run."""
     if who.settings is None or not who.identities or not request.connect:
         yield request
         return
-    from engine.cli.monitor import beside, listed_by  # noqa: PLC0415 - a run without block lists needs none of it
+    from engine.cli.monitor import beside  # noqa: PLC0415 - a run that does not connect needs none of it
     from engine.cli.rbl import Lists  # noqa: PLC0415
     from engine.reputation.charge import read_charge  # noqa: PLC0415
+    from engine.reputation.forbidding import asks, forbidding  # noqa: PLC0415
     from engine.reputation.registry import load_registry  # noqa: PLC0415
 
     charge = read_charge(who.settings, who.identities)
-    if all(who.settings.section(name).value is None for name in ("monitor", "rbl")):
-        yield request
-        return
     lists = Lists(load_registry(who.settings), tuple(who.dns or ()))
-    request = replace(request, listed=listed_by(lists))
+    if asks(who.settings, allow_private=who.allow_private):
+        request = replace(request, listed=forbidding(lists.registry, lists.servers))
     if not charge.beside_jobs:
         yield request
         return

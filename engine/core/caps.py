@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
 
 from engine.core.cap import Cap, across_cap, identity_cap, site_cap
 from engine.core.identity import Identity
@@ -24,6 +24,7 @@ from engine.core.schedule import Schedule
 
 MAX_HOSTS = 3  # of a site that a visit may dial
 MAX_ADDRESSES = 2  # of each
+REMEMBERED = 10_000  # hosts whose policy is known
 
 Hosts = Sequence[tuple[str, Sequence[str]]]
 
@@ -41,6 +42,7 @@ class Caps:
         self._policies = policies
         self._v4 = identity is None or bool(identity.public_v4)
         self._v6 = identity is None or bool(identity.public_v6)
+        self._claimed: dict[str, Policy | None] = {}
         self._caps: dict[str, Cap] = {}
         self._users: Counter[str] = Counter()
         self._unused: list[tuple[float, str]] = []  # when each may be forgotten
@@ -61,8 +63,7 @@ class Caps:
         first = self._first(hosts) if policy.scope == "site" else None
         above = self._dialled(policy, *first) if first is not None else self.identity
         own = above if above is not None and above.key == key else self._site(key, policy, above)
-        lane = Lane(key, policy, own)
-        lane.adopt(policy, self._beside(policy, hosts))
+        lane = Lane(key, policy, own, self._beside(policy, hosts))
         self._use(lane.caps)
         return lane
 
@@ -72,6 +73,7 @@ class Caps:
         Gives each cap whose refusals are counted over a longer time than before, and that earlier time in seconds.
         """
         self._policies = policies
+        self._claimed.clear()
         for cap in list(self._caps.values()):
             old = cap.policy
             new = (policies.named(old.name) or policies.default) if old is not None else None
@@ -94,12 +96,11 @@ class Caps:
 
     # --- visits -----------------------------------------------------------------------------------------------
 
-    def admit(self, schedule: Schedule, visit: Visit, host: str, ip: str, now: float) -> bool:
-        """Whether a visit may dial this address: its caps are charged, or it is charged to them already.
+    def admit(self, schedule: Schedule, visit: Visit, caps: tuple[Cap, ...], now: float) -> bool:
+        """Whether a visit may dial an address that it can `reach` under these caps: they are charged, then.
 
-        As with `lane`, what is `fresh` has to be brought back first: call `reach` before.
+        As with `lane`, what is `fresh` has to be brought back first.
         """
-        caps = self.reach(visit.lane, host, ip)
         if caps == visit.caps:
             return True
         self._use(caps)
@@ -154,12 +155,12 @@ class Caps:
 
     def _beside(self, policy: Policy, hosts: Hosts) -> list[Policy]:
         """Other policies that claim hosts of a lane."""
-        claimed = [self._policies.claiming(name) for name, _ in hosts[:MAX_HOSTS]]
+        claimed = [self._claiming(name) for name, _ in hosts[:MAX_HOSTS]]
         return [other for other in claimed if other is not None and other.name != policy.name]
 
     def _dialled(self, policy: Policy, host: str, ip: str) -> Cap | None:
         """The innermost cap over a host that is dialled, beside a lane's own."""
-        claimed = self._policies.claiming(host)
+        claimed = self._claiming(host)
         if claimed is None:
             default = self._policies.default
             return self._site(neighbour(ip), default, self._across(default))
@@ -168,6 +169,14 @@ class Caps:
         if claimed.scope == "provider":
             return self._site(claimed.name, claimed, self.identity)
         return self._site(host, claimed, self._across(claimed))
+
+    def _claiming(self, host: str) -> Policy | None:
+        """The policy that claims a host; a lane asks for the same few again and again."""
+        if host not in self._claimed:
+            if len(self._claimed) >= REMEMBERED:
+                self._claimed.clear()
+            self._claimed[host] = self._policies.claiming(host)
+        return self._claimed[host]
 
     def _across(self, policy: Policy) -> Cap | None:
         if policy.across_sites is None:
@@ -192,6 +201,5 @@ class Caps:
 
 
 def neighbour(ip: str) -> str:
-    """The key of everybody at this address, the same as that of a site that is one address."""
-    address = ip_address(ip)
-    return f"[{ip_network((address, 64), strict=False)}]" if isinstance(address, IPv6Address) else f"[{address}]"
+    """The key of everybody at this address (a literal as DNS gives it), the same as that of a site that is one."""
+    return f"[{ip_network((ip, 64), strict=False)}]" if ":" in ip else f"[{ip}]"

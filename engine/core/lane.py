@@ -78,7 +78,7 @@ class Lane:
         "unsaved",
     )  # fmt: skip
 
-    def __init__(self, key: str, policy: Policy, own: Cap | None = None) -> None:
+    def __init__(self, key: str, policy: Policy, own: Cap | None = None, beside: Sequence[Policy] = ()) -> None:
         self.key = key
         self.policy = policy
         self.queue = Queue()
@@ -91,7 +91,7 @@ class Lane:
         self.pace = self.own.pace
         self.brake = Brake()
         self.unsaved = False  # something changed that the next run has to know
-        self._beside: Sequence[Policy] = ()  # policies of other hosts that its visits may dial
+        self._beside = beside  # policies of other hosts that its visits may dial
         self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
         self.learn()
         self._greeted: list[tuple[Cap, ...]] = []  # what connections that ask nothing are charged to

@@ -5,6 +5,7 @@
 2. What is like new leaves nothing behind. What only its buckets owe is of use until they are full, and then leaves the
    file.
 3. What windows have spent stands in the identity state by itself, from before it was asked.
+4. What a session or a transaction owes is saved as it is charged: who is killed and started again keeps his distance.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from engine.store.state import State
 AWAY_S = 86_400.0  # no limit, breaker or freeze outlasts a day: more of it changes nothing
 LONGEST_WINDOW_S = 86_400.0
 KEPT_S = 30 * 86_400.0
+SOON_S = 1.0  # no restart is so quick that it met what is full again by then
 SWEEP_EVERY = 5_000  # lanes and caps saved between two looks for what is of no use any more
 
 
@@ -63,7 +65,7 @@ class Memory:
             known_s = but_last_s[cap] if but_last_s is not None else float("-inf")
             for at, tokens in spendings:
                 if wall - at >= known_s:
-                    window.spend(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
+                    window.remember(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
 
     def recall_identity(self, breaker: IdentityBreaker) -> None:
         """Bring back what earlier runs knew of the identity."""
@@ -76,6 +78,13 @@ class Memory:
         changed = [cap for cap in caps if cap.unsaved]
         if lane.unsaved or changed:
             self.save([lane] if lane.unsaved else [], changed)
+
+    def charged(self, caps: Iterable[Cap]) -> None:
+        """These were charged for what is about to be asked; it is on disk before a grant that comes after it."""
+        soon = self._clock() + SOON_S
+        owing = [cap for cap in caps if cap.full_at > soon]
+        if owing:
+            self.save((), owing)
 
     def save(self, lanes: Iterable[Lane], caps: Iterable[Cap]) -> None:
         """Save lanes and caps: they leave memory, or the run ends."""

@@ -3,7 +3,6 @@
 1. Identities share the journal, the machine's state and the pool of sessions, and nothing that is asked or limited: a
    site is asked by one of them, and each has lanes, caps, breakers and budgets of its own.
 2. It starts nothing by itself: `Run` asks each in turn what may start, and spawns.
-3. What stays closed to it for the policy's give_up in one piece ends what waits there, within GIVE_UP_EVERY_S.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import gevent
 
 from engine.core.brake import SITES
 from engine.core.breaker import BreakerState
-from engine.core.cap import Cap
 from engine.core.caps import Caps
 from engine.core.hold import Hold
 from engine.core.identity import Identity, Job, Mode, Status
@@ -25,6 +23,8 @@ from engine.core.lane import Lane, Visit
 from engine.core.policy import Policy, PolicySet
 from engine.core.reasons import REASONS, Fault
 from engine.core.schedule import Schedule, Wait
+from engine.families import LaneState
+from engine.flow.closure import GIVE_UP_EVERY_S, Closures
 from engine.flow.desk import Desk
 from engine.flow.dial import reach
 from engine.flow.guard import Guard, PortClosed
@@ -34,14 +34,12 @@ from engine.flow.supply import Supply
 from engine.flow.survey import asker_of, forbidden, reaches, unpack_hosts
 from engine.flow.visit import Call
 from engine.log import log
-from engine.metrics import LaneState, LaneView, Metrics
+from engine.metrics import Metrics
 from engine.reputation.named import Named
+from engine.scrape import LaneView
 from engine.store.job_tables import Site
 from engine.store.journal import Journal
 from engine.store.state import State
-
-GIVE_UP_EVERY_S = 60.0
-LANES_AT_ONCE = 500  # looked at before other greenlets get their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +70,7 @@ class Prober:
         self.released = False  # an order holds it, and others have taken what was never asked
         self.ended = ""  # the ending of all that waits under this identity, once it was given up
         self._shared = shared
-        self._breakers: dict[str, BreakerState] = {}  # of each lane whose breaker has moved, as last told
         self._rescued_at = float("-inf")  # when a lane was last found that could start and that nobody looked at
-        self._held: set[str] = set()  # domains that are told to be held
         self._doubting: gevent.Greenlet | None = None
         self._watching: gevent.Greenlet | None = None
         key, wall, journal = self.identity.key, shared.wall, shared.journal
@@ -86,6 +82,7 @@ class Prober:
             journal, shared.state, policies, self._caps, self.schedule, shared.job.mode, self._memory, key,
             time.monotonic, wall,
         )  # fmt: skip
+        self._closures = Closures(self.schedule, self._supply, journal, shared.metrics, self.identity, shared.stamp)
         self._guard = Guard(
             self.schedule, self._supply.sites, self._memory, time.monotonic, _jitter, self._doubt, shared.wake,
             self._caps.identity, self._tell_named,
@@ -103,7 +100,7 @@ class Prober:
     def begin(self) -> None:
         """Before its first turn."""
         for key, unbacked in self._shared.journal.last_sites(SITES, self.identity.key):
-            self._desk.brake.answered(key, unbacked=unbacked)
+            self._desk.brake.answered(key, key, unbacked=unbacked)
         self._watching = gevent.spawn(self._watch_closed)
 
     def next(self, now: float) -> Visit | Wait:
@@ -179,8 +176,9 @@ class Prober:
     def started(self, visit: Visit) -> None:
         """A visit of its got a place in the pool."""
         self.open_sessions += 1
+        self._memory.charged(visit.caps)
         self._desk.metrics.lane_waited(visit.lane.policy.name, self.identity.name, visit.waited_s)
-        self._note(visit.lane)
+        self._closures.tell(visit.lane, visit.caps)
 
     def visit(self, visit: Visit) -> None:
         """Make a visit; whatever goes wrong with us or the disk ends the run."""
@@ -290,7 +288,7 @@ class Prober:
 
     def paused(self) -> dict[str, str]:
         """Why lanes, or all of them, start nothing."""
-        found = {lane.key: lane.breaker.cause for lane in self.schedule.lanes.values() if lane.breaker.cause}
+        found = {lane.key: cause for lane in self.schedule.lanes.values() if (cause := _closed_by(lane))}
         if self._guard.breaker.stops:
             found[self.identity.name] = self._guard.breaker.breaker.cause
         if not self.hold.starts:
@@ -310,27 +308,23 @@ class Prober:
 
     def _admit(self, visit: Visit, host: str, ip: str) -> bool:
         """Whether a visit may dial this address: all of its caps grant it, with what earlier runs knew of them."""
-        self._caps.reach(visit.lane, host, ip)
+        before, caps = visit.caps, self._caps.reach(visit.lane, host, ip)
         self._memory.restore(self._caps)
-        return self._caps.admit(self.schedule, visit, host, ip, time.monotonic())
+        admitted = self._caps.admit(self.schedule, visit, caps, time.monotonic())
+        if visit.caps != before:
+            self._memory.charged(visit.caps)
+        return admitted
 
     def _after(self, visit: Visit) -> None:
         """A session ended: more work from the journal, endings, and the lane's new place in the heap."""
         now, lane = time.monotonic(), visit.lane
         self._refuse(lane.policy)
         self._supply.refill(lane, now)
-        self._note(lane)
-        self._note_holds(lane)
-        self._give_up(lane, now)
+        self._closures.tell(lane, visit.caps)
+        self._closures.give_up(lane, now)
         self.schedule.touch(lane, now, visit.caps)
         self._caps.done(visit, now)
-        self._leave(lane)
-
-    def _leave(self, lane: Lane) -> None:
-        """A lane without work leaves memory."""
-        if self._supply.finished(lane):
-            self._supply.retire(lane)
-            self._breakers.pop(lane.key, None)
+        self._closures.leave(lane)
 
     def _refuse(self, policy: Policy) -> None:
         """What waits under a policy that has come to forbid RCPT gets its verdict, lanes with open sessions later."""
@@ -346,67 +340,15 @@ class Prober:
         try:
             while True:
                 gevent.sleep(GIVE_UP_EVERY_S)
-                for place, lane in enumerate(list(self.schedule.lanes.values()), 1):
-                    if place % LANES_AT_ONCE == 0:
-                        gevent.sleep(0)
-                    now = time.monotonic()
-                    if lane.key in self.schedule.lanes and not lane.open_sessions and self._give_up(lane, now):
-                        self.schedule.touch(lane, now)
-                        self._leave(lane)
-                        self._shared.wake()
+                if self._closures.look():
+                    self._shared.wake()
         except Exception as error:  # noqa: BLE001 - as in a session
             self._shared.fail(error)
-
-    def _give_up(self, lane: Lane, now: float) -> bool:
-        """End what waits at a lane or domain that stayed closed to us for so long; True when something did."""
-        give_up_s, queue, journal = lane.policy.retry.give_up_s, lane.queue, self._shared.journal
-        for cap in lane.caps:
-            if cap.breaker is not None and not cap.open_sessions and cap.breaker.gives_up(now, give_up_s):
-                self._pause(lane, cap)
-                return True
-        held = [domain for domain in queue.held() if domain.hold and domain.hold.gives_up(now, give_up_s)]
-        for domain in held:
-            queue.drop_domain(domain)
-            journal.end("domain_refuses_us", self._shared.stamp(), domain_id=domain.id)
-            cause = domain.hold.cause if domain.hold else ""
-            log.warning("given_up", lane=lane.key, domain=domain.name, ending="domain_refuses_us", cause=cause)
-            domain.hold = None
-            queue.forget(domain)
-        return bool(held)
-
-    def _pause(self, lane: Lane, cap: Cap) -> None:
-        """End what waits in a lane that is closed to us."""
-        for domain in list(lane.queue.domains.values()):
-            lane.queue.drop_domain(domain)
-        self._supply.forget_more(lane)
-        self._shared.journal.end("provider_paused", self._shared.stamp(), lane=lane.key, identity=self.identity.key)
-        cause = cap.breaker.cause if cap.breaker else ""
-        log.warning("given_up", lane=lane.key, ending="provider_paused", cause=cause)
-
-    def _note_holds(self, lane: Lane) -> None:
-        """Tell of each domain that has come to be held, once."""
-        for domain in lane.queue.held():
-            if domain.hold is not None and domain.name not in self._held:
-                self._held.add(domain.name)
-                log.warning("domain_held", lane=lane.key, domain=domain.name, cause=domain.hold.cause)
 
     def _tell_named(self, named: str) -> None:
         """A reply named a block list: whoever watches asks that list at once."""
         if self._lists.tell(named, self._shared.wall()):
             log.warning("list_named", identity=self.identity.name, named=named)
-
-    def _note(self, lane: Lane) -> None:
-        """Tell a move of the lane's breaker, once."""
-        breaker = lane.breaker
-        if breaker.state is self._breakers.get(lane.key, BreakerState.CLOSED):
-            return
-        self._breakers[lane.key] = breaker.state
-        self._desk.metrics.breaker_moved(lane.policy.name, self.identity.name, breaker.state)
-        facts: dict[str, str | int] = {"lane": lane.key, "provider": lane.policy.name}
-        if breaker.state is BreakerState.OPEN:
-            facts |= {"cause": breaker.cause, "for_s": max(0, round(breaker.until - time.monotonic()))}
-        tell = log.debug if breaker.state is BreakerState.HALF_OPEN else log.warning  # an attempt is no news
-        tell("breaker_moved", to=breaker.state.value, **facts)
 
     def _doubt(self) -> None:
         """So many connects time out that the way out may be closed: ask those who answered last."""
@@ -420,7 +362,7 @@ class Prober:
             for lane in {lane for lane, _ in witnesses}:  # what the greetings held is free again
                 if self.schedule.lanes.get(lane.key) is lane:
                     self.schedule.touch(lane, time.monotonic())
-                    self._leave(lane)
+                    self._closures.leave(lane)
             if witnesses and not reached and self._guard.connections == before:
                 self._guard.closed()
         except Exception as error:  # noqa: BLE001 - as in a session
@@ -432,6 +374,11 @@ def _jitter() -> float:
     return random.uniform(0, 0.1)
 
 
+def _closed_by(lane: Lane) -> str:
+    """Why its breaker, or that of a provider or address that it leads to, lets nothing start; empty where none does."""
+    return next((cap.breaker.cause for cap in lane.caps if cap.breaker is not None and cap.breaker.cause), "")
+
+
 def _state(lane: Lane, now: float) -> LaneState:
     """Its breaker's state; where that is closed, what the lane waits for."""
     if lane.breaker.state is not BreakerState.CLOSED:
@@ -440,6 +387,7 @@ def _state(lane: Lane, now: float) -> LaneState:
 
 
 _WAITS = {
+    "breaker.open": LaneState.OPEN,  # of a provider or address that it leads to
     "limits.refusals": LaneState.WAITING_BUDGET,
     "warmup": LaneState.WAITING_BUDGET,
     "limits.sessions": LaneState.WAITING_RATE,

@@ -25,8 +25,9 @@ from engine.flow.crew import Crew
 from engine.flow.prober import Prober, Shared
 from engine.flow.survey import Survey
 from engine.log import log
-from engine.metrics import LaneView, Metrics
+from engine.metrics import Metrics
 from engine.net.resolver import Resolver
+from engine.scrape import LaneView
 from engine.store.audit import AuditRow
 from engine.store.journal import Journal
 from engine.store.state import State

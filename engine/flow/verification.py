@@ -43,8 +43,10 @@ from engine.flow.preflight import Check, Listed, preflight, unbindable
 from engine.flow.reload import InForce, Reloader
 from engine.flow.run import Run, Settings, Snapshot, stamp
 from engine.flow.standing import Standing, refuse_held
-from engine.metrics import Live, Metrics
+from engine.log import log
+from engine.metrics import Metrics
 from engine.net.resolver import Resolver
+from engine.scrape import Live
 from engine.store.audit import AuditRow
 from engine.store.database import StoreError
 from engine.store.journal import Journal
@@ -293,10 +295,13 @@ class Verification:
                 "an open port 25, a PTR record and a HELO name of its own. --accept-identity-risk REASON goes on."
             )
         accepted = f"accepted risk: {request.accepted_risk}" if failed else ""
+        unknown = " ".join(finding.say for finding in findings if finding.outcome is Check.UNKNOWN)
+        if unknown:
+            log.warning("preflight_unknown", identity=identity.name, why=unknown)
         private = "private addresses admitted" if request.allow_private else ""
         return [
             AuditRow(at=time.time(), kind="policy", identity=identity.key, note=note)
-            for note in (accepted, private, lift)
+            for note in (accepted, f"not known before the run: {unknown}" if unknown else "", private, lift)
             if note
         ]
 

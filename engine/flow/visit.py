@@ -18,7 +18,7 @@ from engine.core.caps import MAX_HOSTS
 from engine.core.control import ControlAnswer, control_local
 from engine.core.lane import Batch, Visit
 from engine.core.queue import Domain, Item
-from engine.core.reasons import REASONS, Fault, Reach, Retry, Stage
+from engine.core.reasons import REASONS, Category, Fault, Reach, Retry, Stage
 from engine.core.verdict import (
     RECONNECTS,
     Next,
@@ -131,6 +131,8 @@ class Call:
         """Whom this batch asks for. Grants, and a control's number, are on disk before anything is asked."""
         desk, domain = self.desk, batch.domain
         granted = begun = None
+        if batch is not self.visit.first:
+            desk.memory.charged(self.visit.caps)
         if batch.charges:
             wall, site = desk.wall(), self.visit.site
             granted = desk.state.grant(
@@ -264,7 +266,9 @@ class Call:
                 brake.accepted()
         elif one.unbacked:
             brake.refused(domain.name, one.words, now)
-        if self.desk.brake.answered(self.site.key, unbacked=one.unbacked) and brake.doubt is Doubt.NONE:
+        heard = one.accepted or (one.backed and one.reason.category is Category.INVALID)
+        tripped = self.desk.brake.answered(self.site.key, domain.name, unbacked=one.unbacked, heard=heard)
+        if tripped and brake.doubt is Doubt.NONE:
             brake.trip(now, everywhere=True)
 
     def _accepted(self, domain: Domain, item: Item, one: Judged) -> Outcome:

@@ -15,7 +15,7 @@ import smtplib
 import sqlite3
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -72,6 +72,11 @@ class Alerts:
         self._state = state
         self._settings = settings
         self._record = record
+        self.unasked: list[str] = []  # lists that may not be asked, for the digest
+
+    def adopt(self, settings: AlertSettings) -> None:
+        """Other channels and habits from the next turn on; what waits for a channel that stays goes on waiting."""
+        self._settings = settings
 
     def serve(self) -> None:
         """Compose and deliver every LOOK_EVERY_S, until killed."""
@@ -90,13 +95,13 @@ class Alerts:
 
     def compose(self, now: float) -> int:
         """Turn the notices that are ripe into messages of the outbox; says how many. One transaction."""
-        habits, channels = self._settings.habits, self._settings.channels
+        habits, channels, unasked = self._settings.habits, self._settings.channels, list(self.unasked)
 
         def do(conn: sqlite3.Connection) -> int:
             tables.put_notices(conn, _overdue(conn, now))
             key = alert.digest_key(habits, now)
             if key and not tables.has_notice(conn, key):
-                tables.put_notices(conn, [_digest(conn, key, now)])
+                tables.put_notices(conn, [_digest(conn, key, now, unasked)])
             waiting = tables.waiting_notices(conn)
             recent = tables.notices_since(conn, now - alert.RECENT_S, told=True)
             told = tables.told_subjects(conn, [one.subject for one in waiting])
@@ -226,7 +231,8 @@ def _overdue(conn: sqlite3.Connection, now: float) -> list[Notice]:
     return found
 
 
-def _digest(conn: sqlite3.Connection, key: str, now: float) -> Notice:
+def _digest(conn: sqlite3.Connection, key: str, now: float, unasked: Sequence[str]) -> Notice:
     return digest(
-        key, tables.events(conn, closed_since=now - DAY_S), tables.newest_answers(conn), tables.requests(conn), now
+        key, tables.events(conn, closed_since=now - DAY_S), tables.newest_answers(conn), tables.requests(conn), now,
+        unasked,
     )  # fmt: skip

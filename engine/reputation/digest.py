@@ -25,15 +25,17 @@ def digest(
     answers: Sequence[Answers],
     requests: Sequence[tuple[Request, ListingEvent]],
     now: float,
+    unasked: Sequence[str] = (),
 ) -> Notice:
     """The notice of the digest.
 
-    `events` are the open ones and those that closed within the day, `answers` the newest of each target and list.
+    `events` are the open ones and those that closed within the day, `answers` the newest of each target and list,
+    `unasked` the lists that may not be asked, with why.
     """
     standing = [event for event in events if event.is_open]
     changed = [event for event in events if now - max(event.opened_at or 0, event.closed_at or 0) < DAY_S]
     worst = max((event.severity for event in standing), default=None)
-    blank = unchecked(answers)
+    blank = [*unasked, *unchecked(answers)]
     counted = (
         f"{many(len(standing), 'listing')} open, the worst {worst.label}" if worst is not None else "nothing listed"
     )

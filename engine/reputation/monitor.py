@@ -33,10 +33,11 @@ from engine.core.listing import Check
 from engine.core.listing import Status as Answer
 from engine.core.listing_event import Method
 from engine.log import log
-from engine.metrics import View
 from engine.reputation.blocklist import BlockList, Kind
+from engine.reputation.channels import AlertSettings
 from engine.reputation.charge import Charge
 from engine.reputation.checker import Checker
+from engine.reputation.control_plane import PushSettings
 from engine.reputation.delist import Procedure
 from engine.reputation.delivery import Alerts
 from engine.reputation.diagnosis import NOWHERE, diagnose
@@ -50,6 +51,7 @@ from engine.reputation.query import Server
 from engine.reputation.record import Events
 from engine.reputation.registry import Registry
 from engine.reputation.rota import Pair, Rota
+from engine.scrape import View
 from engine.store import list_health
 from engine.store.state import State
 
@@ -57,6 +59,7 @@ AT_ONCE = 50
 LOOK_EVERY_S = 2.0  # for orders, and for identities whose dwell time is over
 DAY_S = 86_400.0
 EXAMINE_S = 60.0  # between two looks at a resolver that is unfit
+HEARD_S = 30.0  # so long after an answer of any list the resolver is not the one that is silent
 
 
 class Count(Protocol):
@@ -88,6 +91,7 @@ class Monitor:
         self._failed: dict[str, float] = {}  # lists that are told broken, with their last good probe (0: never)
         self._untold: dict[str, Move] = {}  # lists that fell silent while the resolver was, too
         self._moves: list[Move] | None = None  # those of an examination, until it is over
+        self._name_unasked()
         self._checker = self._make_checker(afresh=True)
         self._rota = Rota(self._rng.random)
         self._newest: dict[Pair, Check] = {}
@@ -99,6 +103,7 @@ class Monitor:
         self._error: Exception | None = None
         self._nowhere = nowhere  # where a made-up name must not exist
         self._examined_at = float("-inf")
+        self._heard_at = float("-inf")  # when any list last gave an answer
 
     # --- at work ----------------------------------------------------------------------------------------------
 
@@ -135,9 +140,19 @@ class Monitor:
         self._events.prune(self._clock())
         return sure
 
-    def adopt(self, registry: Registry, charge: Charge) -> None:
-        """Other lists or targets from now on; what is known of those that stay is kept."""
+    def adopt(
+        self, registry: Registry, charge: Charge, alerts: AlertSettings | None = None, push: PushSettings | None = None
+    ) -> None:  # fmt: skip
+        """Other lists, targets, channels from now on; what is known of those that stay is kept.
+
+        Where nothing was pushed before, a control plane needs a new start.
+        """
+        if self._alerts is not None and alerts is not None:
+            self._alerts.adopt(alerts)
+        if self._push is not None and push is not None:
+            self._push.adopt(push)
         self.registry, self.charge = registry, charge
+        self._name_unasked()
         self._checker = self._make_checker()
         self._newest = {pair: check for pair, check in self._newest.items() if pair[1] in registry.lists}
         self._fill()
@@ -196,6 +211,10 @@ class Monitor:
             self._moved(move)
         for each in self.registry.enabled:
             self._probed(self._checker.health(each.name))
+
+    def _name_unasked(self) -> None:
+        if self._alerts is not None:
+            self._alerts.unasked = self.registry.unasked
 
     def _make_checker(self, *, afresh: bool = False) -> Checker:
         """One for the lists as they are now; `afresh` believes what is on disk and not what was seen since."""
@@ -260,6 +279,8 @@ class Monitor:
     def _take_in(self, check: Check) -> Check:
         pair = (check.target, check.list)
         self._newest[pair] = check
+        if check.reliable and check.status is not Answer.ERROR:
+            self._heard_at = self._clock()
         if self._counts is not None:
             self._counts.rbl_checked(check.list, check.status.value)
         observed = self._events.observe(check, sure=self._vouched_for(check))
@@ -324,6 +345,8 @@ class Monitor:
 
     def _probed(self, health: Health) -> None:
         """Keep how a list stands, after what followed from it: killed in between, it follows once more."""
+        if health.finding not in (None, Finding.SILENT):
+            self._heard_at = self._clock()
         if self._moves is None and health.finding is not None:
             kept = health.kept(self._failed.get(health.name))
             self._state.enqueue(lambda conn: list_health.put(conn, kept))
@@ -333,8 +356,13 @@ class Monitor:
         return last_good is not None and check.at - last_good <= VOUCH_S
 
     def _nobody_answers(self) -> bool:
-        """Whether it is the resolver that is silent, and not a list; looked at once in EXAMINE_S."""
+        """Whether it is the resolver that is silent, and not a list; looked at once in EXAMINE_S.
+
+        One that answered for any list lately is not, whatever it says of made-up names: it may know these zones alone.
+        """
         now = self._clock()
+        if now - self._heard_at < HEARD_S:
+            return False
         if now - self._examined_at >= EXAMINE_S:
             self._examined_at = now
             made_up = self._checker.asker.ask(f"{secrets.token_hex(12)}.{self._nowhere}")

@@ -88,6 +88,10 @@ def read_reply(reply: dns.message.Message) -> Answer:
         chain = reply.resolve_chaining()  # type: ignore[attr-defined]  # a reply to a query has it
     except dns.exception.DNSException:
         return Answer("", failure="malformed")
+    contradicts = rcode == "NXDOMAIN" and chain.answer is not None  # it exists, and it doesn't
+    elsewhere = bool(reply.answer) and chain.answer is None and not chain.cnames  # what nobody asked for
+    if contradicts or elsewhere:
+        return Answer("", failure="malformed")
     if chain.answer is None:
         return Answer(rcode, failure="lame" if _lame(reply) else "", ttl_s=chain.minimum_ttl)
     if chain.answer.rdtype == dns.rdatatype.TXT:

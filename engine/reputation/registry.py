@@ -57,6 +57,11 @@ class Registry:
         ]
         return tuple(sorted(found, key=lambda each: (-each.severity, each.name)))
 
+    @property
+    def unasked(self) -> list[str]:
+        """The lists that are off and would count, the gravest first, with why: a line each for a report."""
+        return [f"{one.name}, {one.severity.label} ({one.why})" for one in self.unchecked]
+
     def named(self, name: str) -> BlockList:
         """The list of that name; raises SettingsError."""
         if name not in self.lists:

@@ -10,7 +10,7 @@ import pytest
 
 from bench.measure import contest as contests
 from bench.measure.contest import Contest
-from bench.measure.report import MISSING, Report
+from bench.measure.report import MISSING, SHORT, Report
 from bench.measure.watch import Spent
 from bench.peers import Peer, PeerError, Task, build, peers, run
 from bench.world import Plan, World, namespace
@@ -95,6 +95,30 @@ class Counting:
         return {"recipients": float(self.asked), "sessions": 1.0}
 
 
+class Verifying:
+    """A run of the engine that is right about so many of ten addresses."""
+
+    def __init__(self, right: int = 10) -> None:
+        self.right = right
+
+    def run(self) -> Spent:
+        return Spent(cpu_s=1.0, wall_s=1.0)
+
+    def rows(self) -> list[dict[str, str]]:
+        said = ["valid"] * self.right + ["invalid"] * (10 - self.right)
+        return [{"email": f"user{number}@shop.com", "category": each} for number, each in enumerate(said)]
+
+
+def test_an_engine_that_guesses_falls_short(monkeypatch):
+    """Whatever it cost."""
+    monkeypatch.setattr(contests.namespace, "enter", lambda: "not here")
+    report = Report("some")
+    Contest(report).engine(Counting(), Verifying(), 10)
+    assert report.status == 0
+    Contest(report).engine(Counting(), Verifying(9), 10)
+    assert report.status == SHORT
+
+
 @pytest.mark.parametrize(("ends", "why"), [(0, "asked 5 of 10"), (1, "exit 1")])
 def test_a_peer_that_asks_too_few_is_missing_and_neither_passed_nor_failed(monkeypatch, tmp_path, capsys, ends, why):
     """It would look cheap by not working."""
@@ -110,7 +134,7 @@ def test_a_peer_that_asks_too_few_is_missing_and_neither_passed_nor_failed(monke
     monkeypatch.setattr(contests, "run_peer", ran)
     report = Report("some")
     contest, counting = Contest(report), Counting()
-    contest.engine(counting, 10, lambda: Spent(cpu_s=1.0, wall_s=1.0))
+    contest.engine(counting, Verifying(), 10)
     contest.all_peers(counting, tmp_path / "list.csv", 10, tmp_path)
     assert why in report.missing[0]
     assert contest.best("npm") is None
@@ -134,7 +158,7 @@ def test_a_load_generator_is_no_measure_of_an_address(monkeypatch, tmp_path):
 
     monkeypatch.setattr(contests, "run_peer", ran)
     contest = Contest(Report("some"))
-    contest.engine(Counting(), 10, lambda: Spent(cpu_s=1.0, wall_s=1.0))
+    contest.engine(Counting(), Verifying(), 10)
     contest.all_peers(Counting(), tmp_path / "list.csv", 10, tmp_path)
     assert set(contest.entries) == {"engine", "source", "asker"}
     assert contest.best() == 0.05

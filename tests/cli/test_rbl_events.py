@@ -111,6 +111,7 @@ def test_events_are_listed_the_worst_first_with_what_to_do() -> None:
     assert [row["event"] for row in rows("rbl", "events", "--target", "203.0.113.8")] == [1]
     assert [row["event"] for row in rows("rbl", "events", "--list", "zen")] == [2]
     assert engine("rbl", "events", "--list", "none").exit_code == 0
+    assert any(line.startswith("Not checked: spamhaus-zen, critical (needs a key") for line in lines)
 
 
 @pytest.mark.usefixtures("listed")
@@ -122,7 +123,7 @@ def test_what_is_over_is_shown_when_asked_for() -> None:
         (1, None),
         (2, "expired"),
     ]
-    assert "expired 60 s ago" in engine("rbl", "events", "--all").output
+    assert re.search(r"expired 6\d s ago", engine("rbl", "events", "--all").output)
     assert engine("rbl", "events", "--all", "--open").exit_code == 2
 
 

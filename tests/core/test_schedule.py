@@ -140,8 +140,9 @@ class Governor(RuleBasedStateMachine):
             return  # only a visit that was not greeted yet goes on
         host, (ip,) = session.hosts[place % len(session.hosts)]
         before, open_before = session.visit.caps, self.open_in()
-        if self.caps.admit(self.schedule, session.visit, host, ip, self.now):
-            assert session.visit.caps == self.caps.reach(session.visit.lane, host, ip)
+        caps = self.caps.reach(session.visit.lane, host, ip)
+        if self.caps.admit(self.schedule, session.visit, caps, self.now):
+            assert session.visit.caps == caps
         else:
             assert session.visit.caps == before
             assert self.open_in() | open_before == self.open_in()

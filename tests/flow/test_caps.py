@@ -76,6 +76,28 @@ def test_the_policy_of_the_host_that_is_dialled_holds_whatever_policy_the_domain
     assert run.log.peak("google.lab") == 1
 
 
+def test_a_provider_that_is_met_under_another_policy_is_told_when_it_closes(lab, verify):
+    """Its breaker counts under its own name, and who waits for it is shown as closed, not as idle."""
+    closes = {"sessions": {"concurrency": 1}, "breaker": {"open": "20s"}}
+    seen = []
+
+    def look(verification):
+        waiting = 'engine_lanes{identity="lab",provider="default",state="open"} 2.0'
+        if waiting in verification.metrics.render().decode():
+            seen.append(set(verification.watch().paused.values()))
+        return bool(seen)
+
+    lab.set("unhurried", replies={"rcpt": "554 5.7.1 Service unavailable; Client host blocked"})
+    try:
+        run = verify(lab, [f"office@half-{n:02}.lab" for n in (1, 2)], policies={"google-like": closes}, stop_when=look)
+    finally:
+        lab.reset()
+    assert seen == [{"ip_blocked"}]
+    assert len(run.log.sessions("aspmx.google.lab")) == 1
+    moves = 'engine_breaker_transitions_total{identity="lab",provider="google-like",to="open"} 1.0'
+    assert moves in run.verification.metrics.render().decode()
+
+
 def test_across_sites_caps_the_sum_over_all_sites_of_a_provider(lab, verify):
     """Each tenant has a host and a lane of its own, and the provider's edge counts them together."""
     rows = [f"office@tenant-{number}.lab" for number in range(1, 9)]

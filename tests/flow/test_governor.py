@@ -53,6 +53,9 @@ def spec():
             "fickle.lab": {"mx": ["mx.fickle.lab"], "mailboxes": [f"u{n:04}" for n in range(1, 161)]},
             "beside.lab": {"mx": ["mx.fickle.lab"], "mailboxes": ["ada"]},
             "mx.fickle.lab": {"persona": "fickle", "a": True},
+            "mute.lab": {"mx": ["mx.tail-01.lab"]},
+            "forgotten.lab": {"persona": "refuse-all"},
+            "patient.lab": {"persona": "greylisting", "mailboxes": [f"u{n:04}" for n in range(1, 1001)]},
             **{f"far-{n}.lab": {"mx": [f"mx.far-{n}.lab"]} for n in range(1, 8)},
             **{f"tail-{n:02}.lab": {"mx": [f"mx.tail-{n:02}.lab"]} for n in range(1, 27)},
         },
@@ -153,6 +156,33 @@ def test_a_restart_keeps_a_lane_closed(lab, verify):
     assert second.reasons == {"nobody@alone.lab": "deadline_exceeded", "ada@calm-01.lab": "rcpt_ok"}
 
 
+def test_who_is_killed_and_started_again_keeps_his_distance(lab, verify):
+    """Spaces of sessions and of recipients hold over a kill: what they owe is on disk before anybody is asked."""
+    rows, killed = [f"nobody-{n}@calm-02.lab" for n in range(4)], verify.folder / "killed" / "state.db"
+    killed.parent.mkdir()
+    two = {"per_session": 2, "per_transaction": 2}
+    for limits in (
+        {"sessions": {"concurrency": 1, "rate": "2/min", "burst": 1}, "recipients": two},
+        {"recipients": {"rate": "2/min", **two}},
+    ):
+
+        def when_asked(verification):
+            if not verification.counts().get("mailbox_not_found"):
+                return False
+            state = verification.request.state
+            with closing(sqlite3.connect(state)) as source, closing(sqlite3.connect(killed)) as copy:
+                source.backup(copy)  # as a kill would leave it
+            return True
+
+        first = verify(lab, rows, policies={"default": HASTE["default"] | limits}, stop_when=when_asked)
+        assert not first.done
+        again = {"policies": {"default": HASTE["default"] | limits}, "state": killed, "deadline_s": 0.5}
+        second = verify(lab, ["other@calm-02.lab", "ada@calm-03.lab"], **again)
+        assert (len(second.log.sessions("calm-02.lab")), len(second.log.sessions("calm-03.lab"))) == (0, 1)
+        killed.unlink()
+        first.state.unlink()
+
+
 def test_a_delay_that_a_reply_names_keeps_the_lane_closed(lab, verify):
     """Try again in 300 s: not after the breaker's fifth of a second, and not by the next run either."""
     run = verify(lab, ["ada@slowed.lab", "bob@slowed.lab"], policies=HASTE, deadline_s=0.8)
@@ -182,6 +212,22 @@ def test_a_tail_of_dead_hosts_is_no_closed_port(lab, verify):
     assert set(run.reasons.values()) == {"rcpt_ok", "connect_timeout"}
     assert len(run.log.sessions("mx.calm-01.lab")) > 1
     assert run.log.recipients().count("ada@calm-01.lab") == 1
+
+
+@pytest.mark.parametrize(
+    ("domain", "reason", "sessions"),
+    [("mute.lab", "connect_timeout", 10), ("forgotten.lab", "mailbox_not_found", 300), ("patient.lab", "rcpt_ok", 300)],
+)
+def test_a_dead_or_greylisting_domain_of_a_thousand_opens_nothing_and_ends(
+    lab, verify, addresses_of, domain, reason, sessions
+):
+    """Hosts that nobody reaches, "user unknown" to everybody, a greylist: no breaker moves, and all are answered."""
+    ladders = {"greylist": ["1s", "1s", "1s"], "tempfail": ["0.1s"], "give_up": "1m"}
+    quick = {"default": {"timeouts": HASTE["default"]["timeouts"], "retry": ladders}}
+    run = verify(lab, [*addresses_of(domain, 1000), "ada@calm-01.lab"], policies=quick)
+    assert run.reasons == dict.fromkeys(addresses_of(domain, 1000), reason) | {"ada@calm-01.lab": "rcpt_ok"}
+    assert "engine_breaker_transitions_total{" not in run.verification.metrics.render().decode()
+    assert len(run.log.sessions()) <= sessions
 
 
 def test_a_site_that_refused_and_now_accepts_everybody_loses_its_facts(lab, verify):

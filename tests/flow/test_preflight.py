@@ -185,6 +185,7 @@ def check(status: Status, *listings: tuple[str, Severity], reliable: bool = True
         ([check(Status.LISTED, ("pbl", Severity.INFO))], [Check.FAIL]),
         ([check(Status.LISTED, ("css", Severity.HIGH))], [Check.PASS]),
         ([check(Status.LISTED, ("sbl", Severity.CRITICAL), reliable=False)], [Check.UNKNOWN]),
+        ([check(Status.CLEAN, reliable=False)], [Check.UNKNOWN]),
         ([check(Status.CLEAN), check(Status.REFUSED)], [Check.UNKNOWN]),
         ([check(Status.CLEAN), check(Status.ERROR), check(Status.SUSPECT)], [Check.UNKNOWN]),
         ([check(Status.LISTED, ("pbl", Severity.INFO)), check(Status.ERROR)], [Check.FAIL, Check.UNKNOWN]),

@@ -349,6 +349,15 @@ def test_a_digest_is_sent_once_a_day(kept: State, email: EmailChannel, relay: Re
     assert [mail["Subject"] for mail in relay.mails] == ["Daily digest: nothing listed"] * 2
 
 
+def test_a_digest_names_the_lists_that_may_not_be_asked(kept: State, email: EmailChannel, relay: Relay) -> None:
+    """With what they want: what they don't say is no clean bill."""
+    desk = Alerts(kept, AlertSettings((email,), Habits(digest_min=14 * 60)))
+    desk.unasked = ["spamhaus-zen, critical (needs a key)"]
+    desk.turn(NOW)
+    assert relay.mails[0]["Subject"] == "Daily digest: nothing listed, 1 list not checked"
+    assert "spamhaus-zen, critical (needs a key)" in relay.mails[0].get_content()
+
+
 def test_a_request_that_nobody_makes_is_told_once(kept: State, email: EmailChannel, relay: Relay) -> None:
     """After its time, and not every ten seconds from then on."""
     events = Events(kept, lambda name: Procedure(name, Method.FORM, "https://check.example/"))

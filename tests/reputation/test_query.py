@@ -129,6 +129,30 @@ def test_garbage_is_no_answer(server) -> None:
     assert asked(server).error == "timed out"
 
 
+def test_a_reply_that_contradicts_itself_is_no_answer(server, answer) -> None:
+    """NXDOMAIN with an address beside it: neither listed nor clean."""
+
+    def script(query, *_):
+        reply = answer(query, "127.0.0.2")
+        reply.set_rcode(dns.rcode.NXDOMAIN)
+        return reply
+
+    server.scripts["bl.example"] = script
+    assert asked(server).error == "malformed"
+
+
+def test_an_answer_to_another_question_is_none(server, answer) -> None:
+    """An address of a name that nobody asked about says nothing of ours."""
+
+    def script(query, *_):
+        reply = answer(query)
+        reply.answer.append(dns.rrset.from_text("other.example.", 60, "IN", "A", "127.0.0.2"))
+        return reply
+
+    server.scripts["bl.example"] = script
+    assert asked(server).error == "malformed"
+
+
 def test_a_name_too_long_is_not_asked(server) -> None:
     """254 octets fit nowhere."""
     found = asked(server, "a." * 125 + "bl.example")
