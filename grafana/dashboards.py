@@ -3,8 +3,10 @@
 1. A dashboard answers an operator's questions in the order in which he asks them; each row is one question.
 2. Every panel says in `about` what it shows and what to make of it; `unit` is one of Grafana's names, `steps` colour
    the value from a number on, those of the alert rules where there is one.
-3. rate() for what flows; the recording rules of prometheus/recording.yml for what is rare and matters.
-4. `link` names the dashboard that a click leads to, `hand_on` the label whose value it takes along.
+3. rate() for what flows; for what is rare and matters the recording rules of prometheus/recording.yml, or their form:
+   increase() does not see the first count of a series.
+4. No data is never shown as zero: where nobody watches, a panel says so.
+5. `link` names the dashboard that a click leads to, `hand_on` the label whose value it takes along.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ SIZES = {"stat": (4, 4)}  # width and height in Grafana's grid; (8, 8) for the r
 PALETTE = {
     "valid": "green", "invalid": "red", "risky": "orange",
     "closed": "green", "half_open": "orange", "open": "red", "waiting_rate": "blue", "waiting_budget": "purple",
+    "enabled": "green", "draining": "orange", "disabled": "blue", "quarantined": "red",
 }  # fmt: skip
 OPTIONS = {
     "stat": {"colorMode": "value", "graphMode": "none", "reduceOptions": {"calcs": ["lastNotNull"]}},
@@ -33,14 +36,16 @@ OPTIONS = {
     "table": {"cellHeight": "sm", "footer": {"show": False}},
     "state-timeline": {"showValue": "never", "legend": {"displayMode": "list", "placement": "bottom"}},
 }
-# Marks on every panel: (name, where the expression has a value, title, text, colour).
+# Marks on every panel: (name, where the expression is 1 or more, title, text, colour).
 MARKS = [
     ("Breaker", 'provider:engine_breaker_transitions:increase5m{to=~"open|closed"} > 0',
      "{{provider}} {{to}}", "A lane's breaker moved to {{to}} for {{identity}}", "red"),
     ("Identity", "changes(engine_identity_state[2m]) > 0 and engine_identity_state == 1",
      "{{identity}} {{state}}", "The identity is {{state}} now", "purple"),
-    ("Listing", "changes(engine_rbl_listed[2m]) > 0",
-     "{{list}}: {{target}}", "The list changed its answer about this target", "purple"),
+    ("Listed", "engine_rbl_listed == 1 unless engine_rbl_listed offset 2m == 1",
+     "{{list}} lists {{target}}", "A block list began to name this target, or to tell of it again", "red"),
+    ("Off a list", "engine_rbl_listed offset 2m == 1 and engine_rbl_listed == 0",
+     "{{target}} is off {{list}}", "The list names this target no more", "green"),
 ]  # fmt: skip
 
 
@@ -82,7 +87,7 @@ def laid_out(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
 def panel(
     title: str,
     about: str,
-    asks: list[dict[str, str]],
+    asks: list[dict[str, Any]],
     kind: str = "timeseries",
     unit: str = "short",
     steps: Mapping[str, float | None] | None = None,
@@ -101,14 +106,14 @@ def panel(
         "fieldConfig": {
             "defaults": defaults(kind, unit, steps or {"green": None}, stacked=stacked, most=most)
             | ({"links": [{"title": f"Open {link}", "url": url(link, hand_on, kind)}]} if link else {}),
-            "overrides": colours(asks),
+            "overrides": [*colours(asks), *units(asks)],
         },
         "options": OPTIONS[kind] | (options or {}),
         **({"transformations": columns(asks)} if kind == "table" else {}),
     }  # fmt: skip
 
 
-def target(number: int, kind: str, expr: str, **legend: str) -> dict[str, Any]:
+def target(number: int, kind: str, expr: str, **legend: Any) -> dict[str, Any]:
     """One query: of this moment for a number or a table, else over the time range."""
     now = kind in ("stat", "table")
     return {
@@ -137,21 +142,30 @@ def defaults(
     return found | {key: value for key, value in limits.items() if value is not None}
 
 
-def colours(asks: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """What has a meaning has the same colour on every panel."""
-    if not any(ask.get("as") in ("{{category}}", "{{state}}", "{{to}}") for ask in asks):
+def colours(asks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What has a meaning has the same colour on every panel; a series is known by the last word of its name."""
+    if not any(ask.get("as", "").endswith(("{{category}}", "{{state}}", "{{to}}")) for ask in asks):
         return []
     return [
-        {"matcher": {"id": "byName", "options": name},
+        {"matcher": {"id": "byRegexp", "options": f"/(^| ){name}$/"},
          "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}]}
         for name, colour in PALETTE.items()
     ]  # fmt: skip
 
 
-def columns(asks: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """One table of all queries, its columns named after them."""
-    hidden = {"Time": True, "__name__": True, "job": True}
+def units(asks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The units of a table's columns, where one is not the panel's."""
+    return [
+        {"matcher": {"id": "byName", "options": ask["as"]}, "properties": [{"id": "unit", "value": ask["unit"]}]}
+        for ask in asks if "unit" in ask
+    ]  # fmt: skip
+
+
+def columns(asks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One table of all queries, its columns named after them; a query without `as` is there for its labels."""
     named = [("Value" if len(asks) == 1 else f"Value #{chr(ord('A') + n)}", ask) for n, ask in enumerate(asks)]
+    hidden = dict.fromkeys(("Time", "__name__", "job", "role"), True)
+    hidden |= {column: True for column, ask in named if "as" not in ask}
     names = {column: ask["as"] for column, ask in named if "as" in ask}
     return [
         {"id": "merge", "options": {}},

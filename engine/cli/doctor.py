@@ -153,7 +153,7 @@ def _block_lists(config: Path | None, dns: Sequence[str]) -> Finding:
     with opened((), False, config, False, dns) as lists:
         told = diagnose(lists.checker())
     if told.faults:
-        return Finding("block_lists", Check.FAIL, " ".join(told.faults))
+        return Finding("block_lists", Check.FAIL, f"The resolver: {' '.join(told.faults)}")
     return Finding(
         "block_lists", Check.PASS,
         f"{told.asked - told.silent} of {told.asked} block lists answer these name servers; `engine rbl verify-lists` "

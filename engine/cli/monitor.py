@@ -60,7 +60,8 @@ def monitor(
     A listing is believed after a second answer. It opens an event, tells people (section `alerts`), and a critical one
     of our own address stops its identity in every engine of this machine until it is over.
 
-    SIGTERM ends it, SIGHUP loads settings, identities and lists anew. With --once the exit code is that of
+    SIGTERM ends it, SIGHUP loads settings, identities and lists anew; a section `push` that was
+    not there before needs a new start. With --once the exit code is that of
     `engine rbl check`: 0 clean, 3 listed, 4 a critical list was not checked, 1 failed: the resolver is unfit to ask
     through, or the disk.
 
@@ -98,7 +99,7 @@ def monitor(
             try:
                 again, fresh = told()
                 with opened(files, force, config, False, dns) if not lab else _same(lists) as found:
-                    watch.adopt(found.registry, again)
+                    watch.adopt(found.registry, again, read_alerts(fresh), read_push(fresh))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the old settings hold on
                 log.warning("settings_refused", problem=str(error))
             else:

@@ -3,6 +3,7 @@
 1. It counts *unbacked* refusals only (`rcpt_rejected`): no provider row, no word about the recipient.
 2. An acceptance starts the count of its lane anew; a backed refusal neither counts nor clears.
 3. Tripped, it wants one positive control; only that control's reply releases it.
+4. The identity's brake adds up what is too little for each lane: a short list meets few sites, and asks little at each.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections import deque
 from enum import StrEnum
 
-IN_A_ROW = 20  # unbacked refusals in a row over at least MANY_DOMAINS domains
+IN_A_ROW = 20  # unbacked refusals in a row over at least MANY_DOMAINS domains of a lane, or TWO_DOMAINS of all lanes
 MANY_DOMAINS = 3
+TWO_DOMAINS = 2
 ONE_DOMAIN = 30  # or this many in a row, all of them at one domain
 SITES = 25  # the identity looks at the last answers of this many sites
 SUSPECT_SITES = 20  # and trips when this many of them are unbacked refusals
@@ -108,23 +110,36 @@ class Brake:
 
 
 class IdentityBrake:
-    """The brake above all lanes of one identity: one answer a site, the last 25 sites that answered."""
+    """The brake above all lanes of one identity: one answer a site, the last 25 sites that answered; and the last row.
 
-    __slots__ = ("_sites",)
+    In the row stand unbacked refusals, one after the other, without anybody accepted or refused as a recipient between.
+    """
+
+    __slots__ = ("_row", "_sites")
 
     def __init__(self) -> None:
         self._sites: deque[tuple[str, bool]] = deque(maxlen=SITES)
+        self._row: deque[str] = deque(maxlen=IN_A_ROW)
 
-    def answered(self, site: str, *, unbacked: bool) -> bool:
-        """A site's last answer; True when this one trips the brake. It then counts anew."""
+    def answered(self, site: str, domain: str, *, unbacked: bool, heard: bool = True) -> bool:
+        """A site's last answer; True when this one trips the brake. It then counts anew.
+
+        `heard`: if it is no unbacked refusal it shows that we are heard there, as a put-off does not.
+        """
+        if unbacked:
+            self._row.append(domain)
+        elif heard:
+            self._row.clear()
         for known in self._sites:
             if known[0] == site:
                 self._sites.remove(known)
                 break
         self._sites.append((site, unbacked))
-        if sum(refused for _, refused in self._sites) < SUSPECT_SITES:
+        in_a_row = len(self._row) == IN_A_ROW and len(set(self._row)) >= TWO_DOMAINS
+        if not in_a_row and sum(refused for _, refused in self._sites) < SUSPECT_SITES:
             return False
         self._sites.clear()
+        self._row.clear()
         return True
 
     def __repr__(self) -> str:

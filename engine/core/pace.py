@@ -154,6 +154,10 @@ class RefusalBudget:
         self._hour_spent += tokens
         return self._count.spend(now, tokens)
 
+    def remember(self, at: float, tokens: int) -> Spending:
+        """What an earlier run spent at `at` counts as spent. It earns nothing: that run has had what it earned."""
+        return self._count.spend(at, tokens)
+
     def give_back(self, spending: Spending, tokens: int) -> None:
         """Return what was not refused after all."""
         self._count.give_back(spending, tokens)
@@ -244,6 +248,10 @@ class Warmth:
     def spend(self, now: float, tokens: int) -> Spending:
         """Count RCPTs about to be asked."""
         return self._count.spend(now, tokens)
+
+    def remember(self, at: float, tokens: int) -> Spending:
+        """What an earlier run asked at `at` counts."""
+        return self._count.spend(at, tokens)
 
     def give_back(self, spending: Spending, tokens: int) -> None:
         """Return what was not asked after all."""

@@ -65,7 +65,7 @@ class Memory:
             known_s = but_last_s[cap] if but_last_s is not None else float("-inf")
             for at, tokens in spendings:
                 if wall - at >= known_s:
-                    window.spend(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
+                    window.remember(now - max(0.0, wall - at), tokens)  # a clock set back makes no future
 
     def recall_identity(self, breaker: IdentityBreaker) -> None:
         """Bring back what earlier runs knew of the identity."""

@@ -100,7 +100,7 @@ class Prober:
     def begin(self) -> None:
         """Before its first turn."""
         for key, unbacked in self._shared.journal.last_sites(SITES, self.identity.key):
-            self._desk.brake.answered(key, unbacked=unbacked)
+            self._desk.brake.answered(key, key, unbacked=unbacked)
         self._watching = gevent.spawn(self._watch_closed)
 
     def next(self, now: float) -> Visit | Wait:

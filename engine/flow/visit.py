@@ -18,7 +18,7 @@ from engine.core.caps import MAX_HOSTS
 from engine.core.control import ControlAnswer, control_local
 from engine.core.lane import Batch, Visit
 from engine.core.queue import Domain, Item
-from engine.core.reasons import REASONS, Fault, Reach, Retry, Stage
+from engine.core.reasons import REASONS, Category, Fault, Reach, Retry, Stage
 from engine.core.verdict import (
     RECONNECTS,
     Next,
@@ -155,14 +155,15 @@ class Call:
         """Answers for addresses of the list."""
         domain, lane, desk = batch.domain, self.lane, self.desk
         firsts = [not item.attempts for item in batch.items]
-        if any(one.accepted for one in judged) and lane.brake.doubt is Doubt.NONE:
+        accepted = sum(one.accepted for one in judged)
+        if accepted and self.site.unbacked and lane.brake.doubt is Doubt.NONE:
             desk.journal.settle_refused(site_id=self.site.id)  # those before this acceptance stand
+            self.site.unbacked = False
         limited = sum(one.reason.code == "too_many_recipients" for one in judged)
         if limited:
             self._learn_limit(len(judged), limited)
             self._leaves = True
         vouched = domain.name in lane.policy.control.refuses_unknown_domains
-        accepted = sum(one.accepted for one in judged)
         if not vouched:
             domain.heard(accepted, sum(one.refusal for one in judged))
         outcomes, rows = [], []
@@ -265,7 +266,9 @@ class Call:
                 brake.accepted()
         elif one.unbacked:
             brake.refused(domain.name, one.words, now)
-        if self.desk.brake.answered(self.site.key, unbacked=one.unbacked) and brake.doubt is Doubt.NONE:
+        heard = one.accepted or (one.backed and one.reason.category is Category.INVALID)
+        tripped = self.desk.brake.answered(self.site.key, domain.name, unbacked=one.unbacked, heard=heard)
+        if tripped and brake.doubt is Doubt.NONE:
             brake.trip(now, everywhere=True)
 
     def _accepted(self, domain: Domain, item: Item, one: Judged) -> Outcome:
@@ -292,6 +295,7 @@ class Call:
         if move.provisional and (self.lane.brake.distrusts or self.desk.suspect):
             return Outcome(item.id, SETTLED, found | {"reason": "refusals_suspect"})
         if move.at is None or self.desk.one_attempt:
+            self.site.unbacked |= move.provisional
             return Outcome(item.id, PROVISIONAL if move.provisional else SETTLED, found)
         _climb(item, move)
         self.lane.queue.add(item, now, now + (move.at - wall), first=move.step is Step.RECONNECT)

@@ -7,7 +7,7 @@
 4. An end (closed, usable, released) is told only where the beginning was. One that comes while its beginning still
    waits cancels it: nobody is woken for what is over.
 5. A list's failure is one message about the list; the events that it takes back are counted in it. Where there are
-   any it comes at once, after BROKEN_S otherwise.
+   any it comes at once, after BROKEN_S otherwise. More than GROUP_FROM lists that break, or are back, are one message.
 """
 
 from __future__ import annotations
@@ -163,6 +163,10 @@ def compose(
     groups: dict[tuple[Kind, str], list[Notice]] = {}
     for one in left:
         alone = one.kind in AT_ONCE or not one.list
+        if _of_a_list(one):
+            if now - one.at >= _patience_s(one.kind, 0, [one]):  # none hurries along with another
+                groups.setdefault((one.kind, ""), []).append(one)
+            continue
         groups.setdefault((one.kind, one.key if alone else one.list), []).append(one)
     messages: list[Composed] = []
     for (kind, name), group in groups.items():
@@ -187,6 +191,11 @@ def _cancelled(waiting: Sequence[Notice], told: AbstractSet[str]) -> set[str]:
         if not any(one.facts.get("withdrawn") for one in story):  # events that were told have to be taken back
             found |= {one.key for one in story}
     return found
+
+
+def _of_a_list(one: Notice) -> bool:
+    """Whether it speaks of a list and of no target: what breaks many lists is one thing, the resolver as a rule."""
+    return one.kind in (Kind.LIST_BROKEN, Kind.LIST_USABLE) and not one.facts.get("withdrawn")
 
 
 def _is_quiet(one: Notice, habits: Habits, now: float) -> bool:

@@ -47,8 +47,10 @@ def single_message(number: str, notice: Notice, now: float) -> Message:
 
 
 def group_message(number: str, notices: Sequence[Notice], now: float) -> Message:
-    """One message for many notices of one kind about one list."""
+    """One message for many notices of one kind: about one list, or each about a list of its own."""
     first = notices[0]
+    if first.kind in (Kind.LIST_BROKEN, Kind.LIST_USABLE):
+        return _lists_message(number, notices, now)
     worst = max(one.severity for one in notices)
     counted = many(len(notices), "request" if first.kind is Kind.DELIST_OVERDUE else "listing")
     if first.kind is not Kind.DELIST_OVERDUE:
@@ -75,6 +77,24 @@ def group_message(number: str, notices: Sequence[Notice], now: float) -> Message
         ]
     link = str(first.facts.get("url") or "")
     return Message(number, now, worst, plain(f"{label}: {what}"), tuple(parts), link, f"group:{number}")
+
+
+def _lists_message(number: str, notices: Sequence[Notice], now: float) -> Message:
+    count, since = many(len(notices), "list"), min(one.at for one in notices)
+    worst = max(one.severity for one in notices)
+    broken = notices[0].kind is Kind.LIST_BROKEN
+    by_weight = sorted(notices, key=lambda one: (-one.severity, one.list))
+    rows = [f"{one.list}: {one.facts['why']}" if broken else one.list for one in by_weight[:LINES]]
+    if len(notices) > LINES:
+        rows.append(f"and {len(notices) - LINES} more: engine rbl verify-lists")
+    parts: _Parts = [("What", "\n".join(rows)), ("Since", f"{day(since)} ({span(now - since)} ago)")]
+    if broken:
+        parts += [
+            ("Why it matters", "Nothing that they say counts until they are back: targets are shown as not checked."),
+            ("What to do", "Many at once have one cause, the resolver as a rule: engine rbl verify-lists examines it."),
+        ]
+    title = f"Lists broken: {count} are not checked" if broken else f"Resolved: {count} are checked again"
+    return Message(number, now, worst, title, tuple(parts), "", f"group:{number}")
 
 
 def _opened(one: Notice, now: float) -> tuple[str, _Parts]:

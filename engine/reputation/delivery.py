@@ -74,6 +74,10 @@ class Alerts:
         self._record = record
         self.unasked: list[str] = []  # lists that may not be asked, for the digest
 
+    def adopt(self, settings: AlertSettings) -> None:
+        """Other channels and habits from the next turn on; what waits for a channel that stays goes on waiting."""
+        self._settings = settings
+
     def serve(self) -> None:
         """Compose and deliver every LOOK_EVERY_S, until killed."""
         while True:

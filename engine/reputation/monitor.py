@@ -25,6 +25,7 @@ from typing import Protocol
 
 import gevent
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from gevent.monkey import is_module_patched
 from gevent.pool import Group, Pool
 
@@ -34,8 +35,10 @@ from engine.core.listing import Status as Answer
 from engine.core.listing_event import Method
 from engine.log import log
 from engine.reputation.blocklist import BlockList, Kind
+from engine.reputation.channels import AlertSettings
 from engine.reputation.charge import Charge
 from engine.reputation.checker import Checker
+from engine.reputation.control_plane import PushSettings
 from engine.reputation.delist import Procedure
 from engine.reputation.delivery import Alerts
 from engine.reputation.diagnosis import NOWHERE, diagnose
@@ -57,6 +60,7 @@ AT_ONCE = 50
 LOOK_EVERY_S = 2.0  # for orders, and for identities whose dwell time is over
 DAY_S = 86_400.0
 EXAMINE_S = 60.0  # between two looks at a resolver that is unfit
+HEARD_S = 30.0  # so long after an answer of any list the resolver is not the one that is silent
 
 
 class Count(Protocol):
@@ -85,6 +89,7 @@ class Monitor:
         self._rng = rng or random.Random()
         self._events = Events(state, self._procedure, pushes=push is not None)
         self._hold = Hold(state)
+        self._reacting = BoundedSemaphore(1)
         self._failed: dict[str, float] = {}  # lists that are told broken, with their last good probe (0: never)
         self._untold: dict[str, Move] = {}  # lists that fell silent while the resolver was, too
         self._moves: list[Move] | None = None  # those of an examination, until it is over
@@ -100,6 +105,7 @@ class Monitor:
         self._error: Exception | None = None
         self._nowhere = nowhere  # where a made-up name must not exist
         self._examined_at = float("-inf")
+        self._heard_at = float("-inf")  # when any list last gave an answer
 
     # --- at work ----------------------------------------------------------------------------------------------
 
@@ -136,8 +142,17 @@ class Monitor:
         self._events.prune(self._clock())
         return sure
 
-    def adopt(self, registry: Registry, charge: Charge) -> None:
-        """Other lists or targets from now on; what is known of those that stay is kept."""
+    def adopt(
+        self, registry: Registry, charge: Charge, alerts: AlertSettings | None = None, push: PushSettings | None = None
+    ) -> None:  # fmt: skip
+        """Other lists, targets, channels from now on; what is known of those that stay is kept.
+
+        Where nothing was pushed before, a control plane needs a new start.
+        """
+        if self._alerts is not None and alerts is not None:
+            self._alerts.adopt(alerts)
+        if self._push is not None and push is not None:
+            self._push.adopt(push)
         self.registry, self.charge = registry, charge
         self._name_unasked()
         self._checker = self._make_checker()
@@ -266,6 +281,8 @@ class Monitor:
     def _take_in(self, check: Check) -> Check:
         pair = (check.target, check.list)
         self._newest[pair] = check
+        if check.reliable and check.status is not Answer.ERROR:
+            self._heard_at = self._clock()
         if self._counts is not None:
             self._counts.rbl_checked(check.list, check.status.value)
         observed = self._events.observe(check, sure=self._vouched_for(check))
@@ -330,6 +347,8 @@ class Monitor:
 
     def _probed(self, health: Health) -> None:
         """Keep how a list stands, after what followed from it: killed in between, it follows once more."""
+        if health.finding not in (None, Finding.SILENT):
+            self._heard_at = self._clock()
         if self._moves is None and health.finding is not None:
             kept = health.kept(self._failed.get(health.name))
             self._state.enqueue(lambda conn: list_health.put(conn, kept))
@@ -339,8 +358,13 @@ class Monitor:
         return last_good is not None and check.at - last_good <= VOUCH_S
 
     def _nobody_answers(self) -> bool:
-        """Whether it is the resolver that is silent, and not a list; looked at once in EXAMINE_S."""
+        """Whether it is the resolver that is silent, and not a list; looked at once in EXAMINE_S.
+
+        One that answered for any list lately is not, whatever it says of made-up names: it may know these zones alone.
+        """
         now = self._clock()
+        if now - self._heard_at < HEARD_S:
+            return False
         if now - self._examined_at >= EXAMINE_S:
             self._examined_at = now
             made_up = self._checker.asker.ask(f"{secrets.token_hex(12)}.{self._nowhere}")
@@ -384,7 +408,8 @@ class Monitor:
             self._probing.discard(blocklist.name)
 
     def _react(self) -> None:
-        self._again_at = self._hold.react(self.charge, self._clock())
+        with self._reacting:  # two events in one moment are one order, and one word about it
+            self._again_at = self._hold.react(self.charge, self._clock())
 
     def _tidy(self) -> None:
         while True:

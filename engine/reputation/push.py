@@ -73,6 +73,11 @@ class Push:
         self._failures = 0
         self._again_at = float("-inf")
 
+    def adopt(self, settings: PushSettings) -> None:
+        """Another control plane, or the same with another token, from the next turn on."""
+        self._settings, self._plane = settings, ControlPlane(settings)
+        self._failures, self._again_at = 0, float("-inf")
+
     def serve(self) -> None:
         """Push until killed."""
         while True:

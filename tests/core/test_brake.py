@@ -11,7 +11,7 @@ def refuse(brake: Brake, domains: list[str]) -> bool:
 
 
 def answer(brake: IdentityBrake, answers: list[tuple[str, bool]]) -> bool:
-    tripped = [brake.answered(site, unbacked=unbacked) for site, unbacked in answers]
+    tripped = [brake.answered(site, site, unbacked=unbacked) for site, unbacked in answers]
     return any(tripped)
 
 
@@ -75,8 +75,21 @@ def test_twenty_of_the_last_25_sites_trip_the_identity():
     """Each site counts once, with its last answer."""
     brake = IdentityBrake()
     assert not answer(brake, [("one-site", True)] * 50)
+    assert not answer(brake, [("heard", False)])
     assert not answer(brake, [(f"s{i}", True) for i in range(18)])
-    assert brake.answered("s18", unbacked=True)
+    assert brake.answered("s18", "s18", unbacked=True)
+
+
+def test_twenty_in_a_row_over_all_lanes_trip_the_identity():
+    """However few there are at each site. Put-offs between them change nothing; who is heard anywhere starts anew."""
+    brake = IdentityBrake()
+    for n in range(19):
+        assert not brake.answered(f"s{n % 4}", f"d{n % 4}", unbacked=True)
+        assert not brake.answered("later", "later", unbacked=False, heard=False)
+    assert brake.answered("s0", "d0", unbacked=True)
+    assert not answer(brake, [(f"s{n % 2}", True) for n in range(19)])
+    assert not answer(brake, [("s0", False), *((f"s{n % 2}", True) for n in range(19))])
+    assert brake.answered("s1", "s1", unbacked=True)
 
 
 def test_an_identity_that_is_accepted_at_a_quarter_of_its_sites_is_never_doubted():

@@ -53,6 +53,9 @@ def spec():
             "fickle.lab": {"mx": ["mx.fickle.lab"], "mailboxes": [f"u{n:04}" for n in range(1, 161)]},
             "beside.lab": {"mx": ["mx.fickle.lab"], "mailboxes": ["ada"]},
             "mx.fickle.lab": {"persona": "fickle", "a": True},
+            "mute.lab": {"mx": ["mx.tail-01.lab"]},
+            "forgotten.lab": {"persona": "refuse-all"},
+            "patient.lab": {"persona": "greylisting", "mailboxes": [f"u{n:04}" for n in range(1, 1001)]},
             **{f"far-{n}.lab": {"mx": [f"mx.far-{n}.lab"]} for n in range(1, 8)},
             **{f"tail-{n:02}.lab": {"mx": [f"mx.tail-{n:02}.lab"]} for n in range(1, 27)},
         },
@@ -209,6 +212,22 @@ def test_a_tail_of_dead_hosts_is_no_closed_port(lab, verify):
     assert set(run.reasons.values()) == {"rcpt_ok", "connect_timeout"}
     assert len(run.log.sessions("mx.calm-01.lab")) > 1
     assert run.log.recipients().count("ada@calm-01.lab") == 1
+
+
+@pytest.mark.parametrize(
+    ("domain", "reason", "sessions"),
+    [("mute.lab", "connect_timeout", 10), ("forgotten.lab", "mailbox_not_found", 300), ("patient.lab", "rcpt_ok", 300)],
+)
+def test_a_dead_or_greylisting_domain_of_a_thousand_opens_nothing_and_ends(
+    lab, verify, addresses_of, domain, reason, sessions
+):
+    """Hosts that nobody reaches, "user unknown" to everybody, a greylist: no breaker moves, and all are answered."""
+    ladders = {"greylist": ["1s", "1s", "1s"], "tempfail": ["0.1s"], "give_up": "1m"}
+    quick = {"default": {"timeouts": HASTE["default"]["timeouts"], "retry": ladders}}
+    run = verify(lab, [*addresses_of(domain, 1000), "ada@calm-01.lab"], policies=quick)
+    assert run.reasons == dict.fromkeys(addresses_of(domain, 1000), reason) | {"ada@calm-01.lab": "rcpt_ok"}
+    assert "engine_breaker_transitions_total{" not in run.verification.metrics.render().decode()
+    assert len(run.log.sessions()) <= sessions
 
 
 def test_a_site_that_refused_and_now_accepts_everybody_loses_its_facts(lab, verify):

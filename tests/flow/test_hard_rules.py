@@ -402,6 +402,15 @@ def test_rule_5_twenty_sites_that_refuse_prove_nothing(lab, verify, sites):
     assert len([each for each in run.log.recipients() if each.startswith("postmaster@")]) >= 1
 
 
+@pytest.mark.parametrize(("sites", "each"), [(2, 25), (5, 10), (10, 5), (17, 3)])
+def test_rule_5_an_unbacked_block_of_a_first_small_run_gives_no_invalid(lab, verify, addresses_of, sites, each):
+    """Fifty rows, and every site refuses everybody in words that name no cause: too few for each lane, not for us."""
+    rows = [address for n in range(1, sites + 1) for address in addresses_of(f"site-{n:02}.lab", each)]
+    run = verify(lab, rows, policies=HASTE)
+    assert {row["category"] for row in run.rows} == {"risky"}
+    assert set(run.reasons.values()) == {"refusals_suspect"}
+
+
 def test_rule_5_refusals_of_many_sites_stand_when_one_accepts(lab, verify):
     """The identity's positive control is accepted: the sites refuse the addresses, not us."""
     run = verify(lab, [f"u@fair-{n:02}.lab" for n in range(1, 26)])

@@ -23,7 +23,7 @@ UNSEEN = {"process_virtual_memory_bytes"}  # address space says nothing of memor
 WORDS = frozenset(
     """
     sum by on max min count rate increase histogram_quantile topk vector or unless and offset changes ignoring without
-    group_left bool
+    group_left bool time clamp_max
     """.split()  # noqa: SIM905
 )
 _QUOTED = re.compile(r'"[^"]*"')
@@ -90,6 +90,22 @@ def labels_of(name: str) -> set[str]:
     return {*labels, *TARGET} | ({"le"} if name.endswith("_bucket") else set())
 
 
+def runbook_of(rule: dict) -> Path:
+    """The page that an alert's link leads to, in the site of mkdocs.yml: a page is a file there."""
+    found = re.fullmatch(r"\{\{ \$externalLabels\.docs }}/(runbooks/[\w-]+)\.html", rule["annotations"]["runbook_url"])
+    assert found, rule["alert"]
+    return ROOT / "docs" / f"{found[1]}.md"
+
+
+def dashboard_of(rule: dict) -> str:
+    """The dashboard that an alert's link leads to; that of providers is opened at the alert's own."""
+    link = r"\{\{ \$externalLabels\.grafana }}/d/([\w-]+)(\?var-provider=\{\{ \$labels\.provider }})?"
+    found = re.fullmatch(link, rule["annotations"]["dashboard_url"])
+    assert found, rule["alert"]
+    assert bool(found[2]) == (found[1] == "engine-provider"), rule["alert"]
+    return found[1]
+
+
 USED = {family_of(name) for _, expr, _ in expressions() for name in series(expr)}
 
 
@@ -154,14 +170,26 @@ def test_links_lead_to_dashboards() -> None:
     there = {board["uid"] for board in boards().values()}
     text = "\n".join(path.read_text("utf-8") for path in (GRAFANA / "dashboards").glob("*.json"))
     assert set(re.findall(r"/d/([\w-]+)", text)) <= there
-    assert {rule["annotations"]["dashboard"].removeprefix("/d/") for rule in ALERTS} <= there
+    led = {dashboard_of(rule) for rule in ALERTS}
+    assert led <= there
     assert "engine-provider" in json.dumps(boards()["overview"]), "the overview leads to the provider"
+
+
+def test_links_of_alerts_begin_where_the_operator_says() -> None:
+    """Prometheus fills in their beginnings from what compose hands on, and tells Alertmanager the links only."""
+    config = yaml.safe_load((GRAFANA / "prometheus/prometheus.yml").read_text("utf-8"))
+    labels = config["global"]["external_labels"]
+    handed = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"]["prometheus"]["environment"]
+    assert {value.strip("${}") for value in labels.values()} == set(handed)
+    (dropped,) = config["alerting"]["alert_relabel_configs"]
+    assert dropped == {"action": "labeldrop", "regex": "|".join(labels)}
+    assert "use_directory_urls: false" in (ROOT / "mkdocs.yml").read_text("utf-8"), "a page is a file, as links say"
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_an_alert_has_its_page(rule: dict) -> None:
     """The page is named after the alert, says what it means, what to look at and what to do; the index leads to it."""
-    page = ROOT / rule["annotations"]["runbook"]
+    page = runbook_of(rule)
     text = page.read_text("utf-8")
     assert text.startswith(f"# {rule['alert']}\n")
     assert f"Severity: {rule['labels']['severity']}." in text
@@ -174,8 +202,8 @@ def test_an_alert_has_its_page(rule: dict) -> None:
 
 def test_no_page_is_left_of_an_alert_that_went() -> None:
     """Each runbook belongs to an alert."""
-    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "runbooks").glob("*.md")}
-    assert there == {rule["annotations"]["runbook"] for rule in ALERTS}
+    there = set((ROOT / "docs" / "runbooks").glob("*.md"))
+    assert there == {runbook_of(rule) for rule in ALERTS}
 
 
 def test_a_threshold_is_that_of_its_alert() -> None:

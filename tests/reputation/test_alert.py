@@ -155,6 +155,26 @@ def test_a_list_that_is_back_soon_is_not_told() -> None:
     assert titles(at_ripe(usable, told=frozenset({broken.subject}))) == ["Resolved: zen is checked again"]
 
 
+def test_many_lists_that_break_at_once_are_one_message() -> None:
+    """Nobody gets seventy mails because a resolver went; three are told one by one, and none before its time."""
+
+    def broken(number: int, at: float = NOW) -> Notice:
+        return alert.list_broken(
+            f"list-{number}", "REFUSED", severity=Severity(number % 5), last_good=NOW - HOUR, withdrawn=[], now=at
+        )
+
+    assert len(at_ripe(*map(broken, range(1, 4)), now=NOW + BROKEN_S).messages) == 3
+    late = broken(99, at=NOW + 60)
+    composition = compose([*map(broken, range(70)), late], [], frozenset(), LOUD, NOW + BROKEN_S)
+    (told,) = composition.messages
+    assert told.message.title == f"Lists broken: {70 - 14} lists are not checked"  # those of info tell nobody
+    assert late.key not in told.keys
+    usable = [alert.list_usable(one.list, severity=Severity.HIGH, last_good=NOW - HOUR, now=NOW + HOUR)
+              for one in map(broken, range(5))]  # fmt: skip
+    composition = compose(usable, [], frozenset(one.subject for one in usable), LOUD, NOW + HOUR + GATHER_S)
+    assert titles(composition) == ["Resolved: 5 lists are checked again"]
+
+
 def test_what_a_failed_list_takes_back_is_no_alert_of_its_own() -> None:
     """One message about the list, not one for each address."""
     gone = event(closed_at=NOW, close_reason=Close.LIST_FAILURE)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import gevent
 import pytest
 
 from engine.core.grammar import Rate
@@ -16,6 +17,7 @@ from engine.lab.spec import SHIPPED
 from engine.reputation.charge import Charge
 from engine.reputation.monitor import Monitor
 from engine.reputation.named import Named
+from engine.reputation.query import Asker
 from engine.reputation.question import target
 from engine.reputation.registry import load_registry
 from engine.store import reputation as tables
@@ -146,6 +148,22 @@ def test_a_dry_run_orders_nothing(lab, watch):
         it.rounds(2)
         assert [event.is_open for event in it.events()] == [True]
         assert it.held() == []
+
+
+def test_two_listings_in_one_moment_are_one_order(lab, watch):
+    """Each answer has a greenlet of its own; the identity is quarantined once, and told of once."""
+    it = watch()
+    lab.set("bl.lab", listed={ME.key: ["127.0.0.2"]})
+    lab.set("zen.lab", listed={ME.key: ["127.0.0.4"]})
+    try:
+        it.rounds()
+        it.now += SURE_S
+        gevent.joinall([gevent.spawn(it.monitor._ask, (ME.key, name)) for name in ("bl-lab", "zen-lab")])
+    finally:
+        lab.reset()
+    assert len(it.events()) == 2
+    assert it.held() == [(Status.QUARANTINED, "monitor")]
+    assert it.notices().count("quarantined") == 1
 
 
 def test_a_medium_listing_slows_and_stops_nobody(lab, watch):
@@ -323,6 +341,43 @@ def test_a_resolver_that_invents_answers_is_blamed_and_no_list(lab, watch, monke
     it.rounds()
     assert it.checks
     assert it.monitor.trouble == ""
+
+
+def test_a_resolver_that_knows_the_lists_alone_is_fit(lab, watch):
+    """It refuses made-up names elsewhere, as one of our own may: the list that is silent is the one that is told."""
+    it = watch()
+    it.monitor._nowhere = "com"  # the lab says REFUSED
+    it.rounds()
+    assert it.monitor.trouble == ""
+    assert {check.list for check in it.checks if check.reliable} >= {"bl-lab", "zen-lab"}
+    assert "dead-lab" in it.monitor._failed
+
+
+def test_a_resolver_that_falls_silent_is_blamed_and_no_list(lab, watch):
+    """Nobody answers: that is told once, of the resolver; lists that stay silent are told when it is back."""
+    it = watch()
+    it.rounds(3)
+    before = it.notices()
+    checker = it.monitor._checker
+    asker, checker.asker = checker.asker, Asker([("127.0.0.1", 9)], timeout_s=0.01)
+    it.now += 7200.0
+    for _ in range(3):
+        it.now += 120.0
+        for name in ("bl-lab", "zen-lab"):
+            checker.probe(name)
+    assert it.monitor.trouble
+    assert it.notices() == before
+    lab.set("zen.lab", fault="servfail")
+    try:
+        checker.asker = asker
+        for _ in range(2):
+            it.now += 120.0
+            checker.probe("bl-lab")
+    finally:
+        lab.reset()
+    assert it.monitor.trouble == ""
+    assert len(it.notices()) == len(before) + 1
+    assert list(it.monitor._failed)[-1] == "zen-lab"
 
 
 def test_a_list_that_may_not_be_asked_is_named_as_not_checked(lab, watch):

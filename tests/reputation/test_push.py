@@ -270,6 +270,16 @@ def test_a_batch_that_was_taken_without_a_word_comes_again_with_the_same_ids(kep
     assert len(plane.records) == 3
 
 
+def test_a_new_token_is_used_at_once(kept: State, plane: Plane) -> None:
+    """SIGHUP loads it; nothing waits for the end of a wait that the old one earned."""
+    push = pusher(kept, plane, token="8|revoked")
+    checks(kept, 1)
+    assert push.turn(NOW) == 0
+    assert "does not know the token" in push.problem
+    push.adopt(settings(plane))
+    assert push.turn(NOW) == 1
+
+
 # --- what it refuses
 
 

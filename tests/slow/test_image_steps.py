@@ -5,17 +5,24 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rdatatype
 import pytest
-from rigs.daemon import CACHE, or_skip, unpacked
+from rigs.daemon import CACHE, Daemon, free_port, or_skip, own_folder, unpacked
 from rigs.image import ROOT, Image
 
 from engine.version import VERSION
 
+RESOLVER = "127.30.20.53"
 pytestmark = pytest.mark.slow
 
 
@@ -48,6 +55,24 @@ def test_a_job_runs_on_a_read_only_root(image: Image) -> None:
     assert written.stdout.count("Read-only file system") == 3
 
 
+def test_a_stop_ends_a_job_politely(image: Image) -> None:
+    """STOPSIGNAL goes through tini to a job at work: it ends its sessions, keeps what it has and says how to go on."""
+    assert image.settings["STOPSIGNAL"] == "SIGTERM"
+    shutil.copyfile(ROOT / "engine/lab/demo.csv", image.folder / "work/long.csv")
+    words = [*image.words("ENTRYPOINT"), "verify", "long.csv", "-o", "long.out.csv", "--mode", "enhanced", "--lab"]
+    with image.begin(words) as job:
+        journal = image.folder / "work/long.out.csv.journal"
+        ends = time.monotonic() + 60
+        while not journal.exists() and job.poll() is None and time.monotonic() < ends:
+            time.sleep(0.05)
+        job.send_signal(signal.SIGTERM)
+        _, said = job.communicate(timeout=30)
+    assert job.returncode == 1, said
+    assert "--resume" in said
+    assert (image.folder / "work/long.out.csv.part").exists()
+    assert not (image.folder / "work/long.out.csv").exists()
+
+
 def test_nothing_that_builds_is_left(image: Image) -> None:
     """No compiler, no pip in either Python, no package lists that a later step would use."""
     found = image.run(["sh", "-c", "for tool in gcc cc make pip pip3 git curl; do command -v $tool; done; true"])
@@ -72,6 +97,30 @@ def test_unbound_takes_its_configuration(tmp_path: Path) -> None:
     done = subprocess.run([checker, tmp_path / "unbound.conf"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert roots.is_relative_to(CACHE)
+
+
+def test_unbound_answers_what_its_health_check_asks() -> None:
+    """`invalid.` is its own, so that the check asks nobody else; addresses in 127.0.0.0/8 are not taken out."""
+    program = or_skip(lambda: unpacked("unbound")) / "usr/sbin/unbound"
+    roots = or_skip(lambda: unpacked("roots")) / "usr/share/dns"
+    port = free_port()
+    text = (ROOT / "docs/operate/unbound/unbound.conf").read_text("utf-8")
+    for shipped, ours in (("/usr/share/dns", str(roots)), ("interface: 0.0.0.0", f"interface: {RESOLVER}"),
+                          ("port: 53", f"port: {port}"),
+                          ("server:\n", 'server:\n    local-data: "2.0.0.127.bl.example. A 127.0.0.2"\n')):  # fmt: skip
+        assert shipped in text
+        text = text.replace(shipped, ours)
+    with closing(Daemon("unbound", own_folder("unbound"))) as daemon:
+        (daemon.folder / "unbound.conf").write_text(text)
+        daemon.start([program, "-d", "-p", "-c", daemon.folder / "unbound.conf"], [(RESOLVER, port)])
+        found = {
+            kind: dns.query.udp(dns.message.make_query(name, kind), RESOLVER, timeout=5, port=port)
+            for name, kind in (("invalid.", "SOA"), ("2.0.0.127.bl.example.", "A"))
+        }
+    assert "SOA" in (ROOT / "docs/operate/unbound/Dockerfile").read_text("utf-8")
+    assert found["SOA"].rcode() == dns.rcode.NOERROR
+    assert found["SOA"].answer[0].rdtype == dns.rdatatype.SOA
+    assert found["A"].answer[0][0].address == "127.0.0.2"
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Dashboards and alerts on real parts: Prometheus watches an engine that is refused, recovers, and is starved of CPU.
+"""Dashboards and alerts on real parts: Prometheus watches a monitor and a run through a block, a listing, recoveries.
 
 All durations of rules and panels are divided by FASTER; `promtool test rules` proves the rules at their own speed.
 """
@@ -13,31 +13,33 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 from rigs.daemon import free_port, or_skip
-from rigs.prometheus import ROOT, RULES, PrometheusRig, program, rules, sped_up
+from rigs.prometheus import LINKS, ROOT, RULES, PrometheusRig, program, rules, sped_up
 
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
+from engine.reputation.registry import load_registry
 
 pytestmark = pytest.mark.slow
 
 LAB = SHIPPED.parent
 ADDRESS = "127.30.20.1"
 FASTER = 60
-# What has no data here, because nobody watches block lists beside this run and no policy changes. One that gets data
-# has to leave this list.
-WITHOUT_DATA = ("engine_rbl_", "engine_alerts_", "engine_policy_reloads_")
+# What has no data here, because there is no control plane. One that gets data has to leave this list.
+WITHOUT_DATA = ("engine_push_",)
 # Alerts that this scenario can't bring about; promtool holds them.
 NOT_HERE = {
-    "EngineIdentityQuarantined",  # an operator or the monitor does that
-    "EngineListed", "EngineListUnusable", "EngineCheckTooOld",  # the monitor's
+    "EngineIdentityRefused",  # three organisations of one lab would have to
     "EngineJournalLag",  # a database that is locked for 5 s ends the run
     "EngineDnsFailing",  # names are asked once, before the first probe
 }  # fmt: skip
+TARGET = "203.0.113.9"  # whom the lab's lists shall list
+ALERTMANAGER = ROOT / "grafana/alertmanager/alertmanager.yml"
 LISTED = "554 5.7.1 Service unavailable; Client host [{client}] blocked using zen.spamhaus.org"
 SPEC = {
     "personas": {
@@ -54,7 +56,9 @@ SPEC = {
         "normal.lab": {"mailboxes": ["ada", "grace"]},
         "sick.lab": {"faults": {"sick.lab": "servfail"}},
     },
+    "blocklists": {"dying.lab": {}, "refuser.lab": {}, "parked.lab": {}, "emptied.lab": {}},  # well, unlike the shipped
 }
+LISTS = ("bl.lab", "zen.lab", "uri.lab", "wildcard.lab", "white.lab", *SPEC["blocklists"])
 POLICIES = {
     # Two recipients a second, one of its unknown; refused, it is tried again each second or two.
     "google-like": {
@@ -129,27 +133,70 @@ class Watch:
 
 
 @contextmanager
-def engine(lab: LabProcess, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """`engine verify` over ROWS, metrics at this port."""
-    (folder / "list.txt").write_text("".join(f"{row}\n" for row in ROWS))
-    (folder / "policies").mkdir()
-    for name, fields in POLICIES.items():
-        (folder / "policies" / f"{name}.yaml").write_text(yaml.safe_dump({"provider": name, **fields}))
-    command = [
-        sys.executable, "-m", "engine", "verify", "list.txt", "-o", "out.csv", "--mode", "enhanced",
-        "--consent", "TICKET-7", "--consent-by", "A. Owner", "--identity", LAB / "identity.yaml",
-        "--policies", LAB / "policies", "--policies", "policies", "--dns", f"127.0.0.1:{lab.dns_port}",
-        "--smtp-port", lab.smtp_port, "--allow-private", "--state", "state.db", "--metrics", f"{ADDRESS}:{port}",
-    ]  # fmt: skip
+def running(command: list[object], folder: Path, says: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`engine` with these words, until the context ends."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ENGINE_", "XDG_"))}
-    with (folder / "said.txt").open("wb") as said:
-        process = subprocess.Popen(list(map(str, command)), cwd=folder, env=environment, stdout=said, stderr=said)
+    words = [sys.executable, "-m", "engine", *map(str, command)]
+    with says.open("ab") as said:
+        process = subprocess.Popen(words, cwd=folder, env=environment, stdout=said, stderr=said)
     try:
         yield process
     finally:
         process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait()
+
+
+def job(lab: LabProcess, folder: Path, port: int) -> list[object]:
+    """`engine verify` over ROWS, metrics at this port."""
+    (folder / "list.txt").write_text("".join(f"{row}\n" for row in ROWS))
+    (folder / "policies").mkdir()
+    for name, fields in POLICIES.items():
+        (folder / "policies" / f"{name}.yaml").write_text(yaml.safe_dump({"provider": name, **fields}))
+    return [
+        "verify", "list.txt", "-o", "out.csv", "--mode", "enhanced",
+        "--consent", "TICKET-7", "--consent-by", "A. Owner", "--identity", LAB / "identity.yaml",
+        "--policies", LAB / "policies", "--policies", "policies", "--dns", f"127.0.0.1:{lab.dns_port}",
+        "--smtp-port", lab.smtp_port, "--allow-private", "--state", "state.db", "--metrics", f"{ADDRESS}:{port}",
+    ]  # fmt: skip
+
+
+def monitor(lab: LabProcess, folder: Path, port: int) -> list[object]:
+    """`engine monitor` over the lab's lists, each asked every two seconds, with a mail relay that is not there."""
+    settings = {
+        "rbl": {"skip": list(load_registry(None, ()).lists)},  # the world's lists are not in the lab
+        "monitor": {"targets": [TARGET]},
+        "alerts": {
+            "email": {"host": "127.0.0.1", "port": 1, "tls": "none", "from": "a@probe.lab", "to": "b@probe.lab"},
+            "digest": f"{datetime.now(UTC):%H:%M}",
+        },
+    }
+    often = {"lists": {name: {"interval": "2s"} for name in yaml.safe_load((LAB / "lists.yaml").read_text())["lists"]}}
+    (folder / "engine.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "lists.yaml").write_text(yaml.safe_dump(often))
+    return [
+        "monitor", "--config", "engine.yaml", "--identity", LAB / "identity.yaml", "--state", "state.db",
+        "--lists", LAB / "lists.yaml", "--lists", "lists.yaml", "--dns", f"127.0.0.1:{lab.dns_port}",
+        "--metrics", f"{ADDRESS}:{port}",
+    ]  # fmt: skip
+
+
+def order(folder: Path, *words: str) -> None:
+    """An operator's order about the identity."""
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "identity",
+        *words,
+        "--state",
+        "state.db",
+        "--by",
+        "Ann",
+        "--why",
+        "test",
+    ]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
 
 
 def starve(process: subprocess.Popen[bytes]) -> None:
@@ -162,42 +209,66 @@ def starve(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_alerts_fire_and_resolve_and_every_panel_has_data(tmp_path: Path) -> None:
-    """A block closes a lane and a recovery opens it; Prometheus tells of both, and of all else that is drawn."""
-    port, target = free_port(), free_port()
-    rig = or_skip(lambda: PrometheusRig(ADDRESS, port, f"{ADDRESS}:{target}", FASTER))
+    """A block, a listing, lists that fall silent, an order, and the end of each: Prometheus tells of all of it."""
+    port, watched, worked = free_port(), free_port(), free_port()
+    targets = {"engine": f"{ADDRESS}:{watched}", "engine-jobs": f"{ADDRESS}:{worked}"}
+    rig = or_skip(lambda: PrometheusRig(ADDRESS, port, targets, FASTER))
     with closing(rig) as prometheus, LabProcess(SPEC, log=False) as lab:
         watch = Watch(prometheus)
-        watch.until(lambda: "EngineDown" in watch.firing, 30, "no engine, and nobody says so")
-        with engine(lab, tmp_path, target) as process:
-            said = tmp_path / "said.txt"
-            valid = 'engine_probes_total{provider="google-like", category="valid"} > 4'
-            watch.until(lambda: bool(prometheus.query(valid)), 40, f"it does not work: {said.read_text()[-2000:]}")
-            watch.until(lambda: "EngineDown" not in watch.firing, 20, "it works, and is said to be down")
-            lab.set("edge", replies={"rcpt": LISTED})
-            blocked = {"EngineRefused", "EngineLanesClosed", "EngineNoProgress", "EngineBudgetExhausted"}
-            watch.until(lambda: blocked <= watch.fired.keys(), 240, "refused, and not all is told")
+        watch.until(lambda: "EngineDown" in watch.firing, 30, "no monitor, and nobody says so")
+        watching = monitor(lab, tmp_path, watched)
+        told, said = tmp_path / "monitor.txt", tmp_path / "job.txt"
+        with running(job(lab, tmp_path, worked), tmp_path, said) as process:
+            with running(watching, tmp_path, told):
+                valid = 'engine_probes_total{provider="google-like", category="valid"} > 4'
+                watch.until(lambda: bool(prometheus.query(valid)), 40, f"it does not work: {said.read_text()[-2000:]}")
+                watch.until(lambda: "EngineDown" not in watch.firing, 20, f"it is said to be down: {told.read_text()}")
+                (tmp_path / "policies" / "wrong.yaml").write_text("recipients: many\n")
+                process.send_signal(signal.SIGHUP)  # refused, and counted
+                lab.set("edge", replies={"rcpt": LISTED})
+                lab.set("bl.lab", listed=[TARGET])
+                watch.until(lambda: "EngineListed" in watch.firing, 40, "listed, and nobody says so")
+                lab.set("bl.lab", listed=[])
+                watch.until(lambda: "EngineListed" not in watch.firing, 40, "off the list, and the alert stays")
+                for zone in LISTS:
+                    lab.set(zone, fault="servfail")
+                blocked = {
+                    "EngineRefused", "EngineLanesClosed", "EngineNoProgress", "EngineBudgetExhausted",
+                    "EngineListUnusable", "EngineCheckTooOld",
+                }  # fmt: skip
+                watch.until(lambda: blocked <= watch.fired.keys(), 240, "refused, and not all is told")
 
-            def starved() -> bool:
-                starve(process)
-                return "EngineHubLag" in watch.firing
+                def starved() -> bool:
+                    starve(process)
+                    return "EngineHubLag" in watch.firing
 
-            watch.until(starved, 90, "starved, and nobody notices")
+                watch.until(starved, 90, "starved, and nobody notices")
             lab.reset()
-            mended = {"EngineRefused", "EngineLanesClosed", "EngineNoProgress", "EngineHubLag"}
-            watch.until(lambda: not mended & watch.firing, 90, "it works again, and alerts stay")
-            assert process.poll() is None, said.read_text()
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            lab.set("wildcard.lab", always=[])
+            with running(watching, tmp_path, told):  # started anew it looks at once at each list that it gave up
+                mended = {
+                    "EngineRefused", "EngineLanesClosed", "EngineNoProgress", "EngineHubLag", "EngineListUnusable",
+                    "EngineCheckTooOld",
+                }  # fmt: skip
+                watch.until(lambda: not mended & watch.firing, 90, "it works again, and alerts stay")
+                order(tmp_path, "quarantine", "lab")
+                watch.until(lambda: "EngineIdentityQuarantined" in watch.firing, 20, "quarantined, and nobody says so")
+                order(tmp_path, "enable", "lab")
+                watch.until(lambda: "EngineIdentityQuarantined" not in watch.firing, 20, "enabled, and the alert stays")
+                assert process.poll() is None, said.read_text()
+                process.send_signal(signal.SIGTERM)
+                process.wait(30)
     alerts = {rule["alert"] for rule in rules() if "alert" in rule}
     assert watch.fired.keys() == alerts - NOT_HERE
-    for name, told in watch.fired.items():
-        assert all(told.values()), name
-        assert "<error" not in str(told) and "<no value>" not in str(told), (name, told)
+    for name, links in watch.fired.items():
+        assert all(links.values()), name
+        assert "<error" not in str(links) and "<no value>" not in str(links), (name, links)
+        assert links["runbook_url"].startswith(f"{LINKS['DOCS_URL']}/runbooks/"), name
+        assert links["dashboard_url"].startswith(f"{LINKS['GRAFANA_URL']}/d/engine-"), name
     excused = {place for place, expr in every_expression().items() if any(name in expr for name in WITHOUT_DATA)}
-    excused |= {place for place in every_expression() if place in NOT_HERE or place.endswith("annotation Identity")}
+    excused |= {place for place in every_expression() if place in NOT_HERE}
     assert sorted(watch.unseen.keys() - excused) == []
-    with_data = {place for place in excused - watch.unseen.keys() if "or vector(0)" not in every_expression()[place]}
-    assert sorted(with_data) == [], "these have data now: take them off the list"
+    assert sorted(excused - watch.unseen.keys()) == [], "these have data now: take them off the list"
 
 
 def test_rules_hold_at_their_own_speed() -> None:
@@ -239,3 +310,34 @@ def test_configurations_load(tool: str, arguments: tuple[str, ...], file: str) -
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("severity", "receiver"), [("critical", "chat-and-mail"), ("warning", "chat"), ("info", "mail")]
+)
+def test_an_alert_reaches_who_is_meant(severity: str, receiver: str) -> None:
+    """By Alertmanager's own reading of its routes: critical to both channels, warnings to Slack, notes by mail."""
+    assert amtool("config", "routes", "test", f"--config.file={ALERTMANAGER}", f"severity={severity}") == receiver
+
+
+def test_slack_is_told_where_to_click(tmp_path: Path) -> None:
+    """Summary, description and both links of each alert, as Alertmanager renders what the rules annotate."""
+    for rule in (rule for rule in rules() if "alert" in rule):
+        told = {name: f"https://{name}.example.org/" for name in rule["annotations"]}
+        data = {"status": "firing", "alerts": [{"labels": {"alertname": rule["alert"]}, "annotations": told}]}
+        (tmp_path / "data.json").write_text(json.dumps(data))
+        (slack,) = yaml.safe_load(ALERTMANAGER.read_text("utf-8"))["receivers"][0]["slack_configs"]
+        shown = amtool(
+            "template", "render", "--template.glob=/dev/null", f"--template.data={tmp_path}/data.json",
+            f"--template.text={slack['text']}",
+        )  # fmt: skip
+        assert shown.splitlines() == [
+            told["summary"], told["description"],
+            f"<{told['runbook_url']}|Runbook>, <{told['dashboard_url']}|dashboard>",
+        ]  # fmt: skip
+
+
+def amtool(*words: str) -> str:
+    """What it prints."""
+    command = [or_skip(lambda: program("amtool")), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

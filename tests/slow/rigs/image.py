@@ -70,12 +70,22 @@ class Image:
 
     def run(self, command: Sequence[str], *, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """A command as the image's user, root's file system read-only, /state and /work writable."""
+        with self.begin(command) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=timeout_s)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(list(command), process.returncode, stdout, stderr)
+
+    def begin(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """The same, at work; a signal to the process reaches what the command begins with."""
         given = [f"{name}={value}" for name, value in self.environment.items()]
-        return subprocess.run(
+        return subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", IN_READ_ONLY_ROOT, "sh",
              f"--chdir={self._work}", *given, *command],
             env={"PATH": PATH, "root": str(self.root), "files": str(self.folder)},
-            capture_output=True, text=True, check=False, timeout=timeout_s,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Prometheus on loopback, with the shipped rules at any speed.
 
-1. Its configuration is the shipped rule files with every duration divided by `faster`, and one scrape target.
+1. Its configuration is the shipped rule files with every duration divided by `faster`, the shipped beginnings of links,
+   filled in from its environment (LINKS), and a scrape target for each job.
 2. It is asked over its HTTP interface, as Grafana asks it.
 """
 
@@ -11,6 +12,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from rigs.daemon import CACHE, AbsentError, Daemon, own_folder, unpacked
 ROOT = CACHE.parents[1]
 RULES = ROOT / "grafana" / "prometheus"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LINKS = {"DOCS_URL": "https://docs.example.org", "GRAFANA_URL": "https://grafana.example.org"}
+_AGE = re.compile(r"(?<=_age_seconds\) > )(\d+)")  # a duration that is written as a number
 _DURATION = re.compile(r"(?<=\[)(\d+)([smhd])(?=\])|(?<=offset )(\d+)([smhd])\b")
 
 
@@ -37,8 +41,9 @@ def shorter(text: str, faster: float) -> str:
 
 
 def sped_up(expr: str, faster: float) -> str:
-    """An expression with its windows and offsets divided."""
-    return _DURATION.sub(lambda match: shorter((match[1] or match[3]) + (match[2] or match[4]), faster), expr)
+    """An expression with its windows, offsets and ages divided."""
+    aged = _AGE.sub(lambda match: f"{int(match[1]) / faster:g}", expr)
+    return _DURATION.sub(lambda match: shorter((match[1] or match[3]) + (match[2] or match[4]), faster), aged)
 
 
 def rules() -> list[dict[str, Any]]:
@@ -49,9 +54,9 @@ def rules() -> list[dict[str, Any]]:
 
 
 class PrometheusRig:
-    """Prometheus that scrapes `target` each second as job `engine`, and evaluates the rules as often."""
+    """Prometheus that scrapes `targets` (job -> HOST:PORT) each second, and evaluates the rules as often."""
 
-    def __init__(self, address: str, port: int, target: str, faster: float) -> None:
+    def __init__(self, address: str, port: int, targets: Mapping[str, str], faster: float) -> None:
         self._url = f"http://{address}:{port}"
         self._daemon = Daemon("prometheus", own_folder("prometheus"))
         folder = self._daemon.folder
@@ -63,19 +68,23 @@ class PrometheusRig:
         ]
         groups = {"groups": [{"name": "engine", "rules": fast}]}
         (folder / "rules.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+        shipped = yaml.safe_load((RULES / "prometheus.yml").read_text("utf-8"))["global"]["external_labels"]
+        each_second = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         config = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "global": each_second | {"external_labels": shipped},
             "rule_files": [str(folder / "rules.yml")],
-            "scrape_configs": [{"job_name": "engine", "static_configs": [{"targets": [target]}]}],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()
+            ],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
         self._daemon.start(
             [
                 program("prometheus"), f"--config.file={folder}/prometheus.yml",
                 f"--storage.tsdb.path={folder}/data", f"--web.listen-address={address}:{port}",
-                "--query.lookback-delta=5s", "--log.level=warn",
+                "--query.lookback-delta=5s", "--log.level=warn", "--enable-feature=expand-external-labels",
             ],
-            [(address, port)],
+            [(address, port)], env=LINKS,
         )  # fmt: skip
 
     def query(self, expr: str) -> list[dict[str, Any]]:
