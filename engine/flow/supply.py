@@ -82,20 +82,21 @@ class Supply:
         self._after, self.look_at = 0, 0.0
 
     def fill(self, now: float) -> None:
-        """Take in sites and addresses while there is room."""
+        """Take in the next sites and their addresses while there is room: what they bring may start before the rest."""
         if self.look_at is None or now < self.look_at:
             return
         held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
-        while held < IN_MEMORY and len(self._schedule.lanes) < LANES:
-            loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
-            held += self._take_in(loads, now)
-            if len(loads) < SITES_AT_ONCE:
-                self.look_at = None
-                for lane in [lane for lane in self._schedule.lanes.values() if self.finished(lane)]:
-                    self.retire(lane)
-                return
+        if held >= IN_MEMORY or len(self._schedule.lanes) >= LANES:
+            self.look_at = now + EVERY_S
+            return
+        loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
+        self._take_in(loads, now)
+        if len(loads) == SITES_AT_ONCE:
             self._after = loads[-1].site.id
-        self.look_at = now + EVERY_S
+            return
+        self.look_at = None
+        for lane in [lane for lane in self._schedule.lanes.values() if self.finished(lane)]:
+            self.retire(lane)
 
     def refill(self, lane: Lane, now: float) -> None:
         """More of a lane's addresses, when few are left in memory."""
@@ -186,13 +187,16 @@ class Supply:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _take_in(self, loads: list[Load], now: float) -> int:
-        held, new = 0, {}
+    def _take_in(self, loads: list[Load], now: float) -> None:
+        new: dict[str, Lane] = {}
         expected: list[Expected] = []
         for load in loads:
-            if load.site.lane not in self._schedule.lanes:
-                new[load.site.lane] = self._lane(load.site)
+            lane_is_new, site_is_new = load.site.lane not in self._schedule.lanes, load.site.key not in self.sites
             lane = self._lane(load.site)
+            if lane_is_new:
+                new[load.site.lane] = lane
+            if site_is_new:
+                self.sites[load.site.key].unbacked = bool(load.unbacked)
             if self._mode is Mode.ENHANCED:
                 names = [(one.domain_id, one.domain) for one in load.pending]
                 names += [*load.unconfirmed, *(each[:2] for each in load.unbacked)]
@@ -200,18 +204,17 @@ class Supply:
         self._know(new, expected, now, lanes_are_new=True)
         for load in loads:
             lane = self._lane(load.site)
-            held += self._work(lane, load, now)
+            self._work(lane, load, now)
             self._schedule.touch(lane, now)
         for lane in {id(lane): lane for lane in map(self._lane, (load.site for load in loads))}.values():
             if self.finished(lane):
                 self.retire(lane)
-        return held
 
-    def _work(self, lane: Lane, load: Load, now: float) -> int:
+    def _work(self, lane: Lane, load: Load, now: float) -> None:
         if self._mode is Mode.STANDARD:
             lane.queue.domain(load.site.key, 0, load.site.key).control = ControlAnswer.REFUSES
             lane.queue.add(Item(-load.site.id, "", load.site.key), now)
-            return 1
+            return
         self._queue(lane, load.site.key, load.site.id, load.pending, now)
         for _, name in load.unconfirmed:
             domain = lane.queue.domains[name]
@@ -221,7 +224,6 @@ class Supply:
         lane.brake.distrusts = lane.brake.distrusts or load.distrusted
         for _, name, code, text, local in load.unbacked:
             lane.brake.refused(name, plain_words(code, text, f"{local}@{name}"), now)
-        return len(load.pending)
 
     def _queue(self, lane: Lane, key: str, site_id: int, pending: list[Pending], now: float) -> None:
         if len(pending) == SITE_SHARE:
