@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from engine.cli.machine import config_option, state_option, state_path, user
-from engine.cli.tables import aligned
+from engine.cli.tables import folded
 from engine.core.listing import Severity
 from engine.core.notice import Kind, Notice
 from engine.flow.job import WrongUse
@@ -74,7 +74,7 @@ def waiting(as_json: bool, state: Path | None, config: Path | None) -> None:
     elif found:
         head = ("channel", "since", "attempts", "title", "problem")
         rows = [(one.channel, day(one.at), str(one.attempts), one.title, one.problem or "-") for one in found]
-        print("\n".join(aligned([head, *rows], right=[2])))
+        print("\n".join(folded([head, *rows], right=[2])))
         print(f"The oldest has waited for {span(now - min(one.at for one in found))}.")
     else:
         print("Every message was delivered.")

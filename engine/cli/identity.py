@@ -16,7 +16,7 @@ import yaml
 
 from engine.cli.identity_orders import disable, drain, enable, quarantine, status
 from engine.cli.options import name_server
-from engine.cli.tables import aligned
+from engine.cli.tables import folded
 from engine.core.finding import Check, Finding
 from engine.core.identity import Identity
 from engine.flow.job import WrongUse
@@ -149,7 +149,7 @@ def _found_table(each: Identity, findings: Sequence[Finding]) -> list[str]:
     dkim = "" if each.dkim_selectors else " DKIM is not checked: the identity names no dkim_selectors."
     return [
         f"{each.name} ({', '.join(each.addresses)}), {each.mail_from}",
-        *aligned(rows),
+        *folded(rows),
         f"{counts[Check.PASS]} passed, {counts[Check.FAIL]} failed, {counts[Check.UNKNOWN]} unknown.{dkim}",
     ]
 

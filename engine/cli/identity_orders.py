@@ -13,7 +13,7 @@ import click
 
 from engine.cli.machine import by_option, config_option, state_option, state_path, user
 from engine.cli.placed import configured, identity_named, obeyed, strange, until_moment, until_option, why_option
-from engine.cli.tables import aligned, gap
+from engine.cli.tables import folded, gap
 from engine.core.identity import Identity, Status
 from engine.flow.identity_status import IdentityStatus, OpenListing, read_identities
 from engine.flow.lane_limits import moment
@@ -150,7 +150,7 @@ def _lines(each: IdentityStatus) -> list[str]:
         ("  listed", f"{_list_name(one)}, {one.severity.label}, since {moment(one.since)}") for one in each.listings
     ]
     rows += [("  spent", f"{tokens} of its {name} window") for name, tokens in each.spent]
-    return [title, *aligned(rows)]
+    return [title, *folded(rows)]
 
 
 def _status(each: IdentityStatus) -> str:

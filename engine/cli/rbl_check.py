@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from engine.cli.rbl import LISTED, UNCHECKED, Lists, asking_options, opened
-from engine.cli.tables import aligned
+from engine.cli.tables import folded
 from engine.core.listing import Check, Severity
 from engine.flow.job import WrongUse
 from engine.reputation.guard import mass_listed
@@ -83,7 +83,7 @@ def lines(registry: Registry, found: Standing) -> list[str]:
         rows = [
             (check.list, each.sublist, each.severity.label, each.code, each.meaning) for check, each in found.listings
         ]
-        told += [f"  {line}" for line in aligned([head, *rows])]
+        told += [f"  {line}" for line in folded([head, *rows], indent=2)]
     for check in {check.list: check for check, _ in found.listings}.values():
         told += [f"  {check.list} says: {text}" for text in check.text]
         told += [f"  {check.list}, to get off: {way}" for way in _ways(registry, check)]

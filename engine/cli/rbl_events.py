@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from engine.cli.machine import by_option, config_option, state_option, state_path, user
-from engine.cli.tables import aligned
+from engine.cli.tables import folded
 from engine.core.listing import Status
 from engine.core.listing_event import ListingEvent, Progress, Request
 from engine.flow.job import WrongUse
@@ -134,7 +134,7 @@ def list_requests(everything: bool, as_json: bool, state: Path | None, config: P
             )
             for request, event in found
         ]  # fmt: skip
-        print("\n".join(aligned([head, *rows], right=[0])))
+        print("\n".join(folded([head, *rows], right=[0])))
 
 
 @delist.command(short_help="Show the steps, a text to copy, and the history.")
@@ -260,7 +260,7 @@ def _event_lines(found: Sequence[ListingEvent], asked: dict[int, Request], now: 
         )
         for event in found
     ]  # fmt: skip
-    return aligned([head, *rows], right=[0])
+    return folded([head, *rows], right=[0])
 
 
 def _standing(event: ListingEvent, now: float) -> str:

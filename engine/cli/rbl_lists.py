@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from engine.cli.rbl import UNCHECKED, asking_options, list_options, opened
-from engine.cli.tables import aligned, gap
+from engine.cli.tables import folded, gap
 from engine.core.grammar import rate_text
 from engine.reputation.blocklist import BlockList, Kind
 from engine.reputation.diagnosis import diagnose
@@ -38,11 +38,11 @@ def lists(as_json: bool, files: Sequence[Path], force: bool, config: Path | None
         for each in sorted(registry.enabled, key=_rank)
     ]
     head = ("list", "about", "severity", "every", "zone", "what is listed")
-    print("\n".join(aligned([head, *rows], right=[3])))
+    print("\n".join(folded([head, *rows], right=[3])))
     off = [(each.name, each.severity.label, each.why) for each in registry.unchecked]
     if off:
         print("\nNot asked, and named as not checked in every report:")
-        print("\n".join(f"  {line}" for line in aligned(off)))
+        print("\n".join(f"  {line}" for line in folded(off, indent=2)))
     read = sorted({each.verified_on for each in registry.lists.values() if each.verified_on})
     when = f" Facts read on {' and '.join(read)}." if read else ""
     print(f"\nAsked: {len(rows)}; not asked: {len(registry.off)}; zones denied: {len(registry.denied)}.{when}")
@@ -80,7 +80,7 @@ def verify_lists(
         print(json.dumps({"resolver": {"faults": resolver.faults, "seen_as": resolver.seen_as or None}}))
     else:
         rows = [_row(registry, each, health.get(each.name)) for each in chosen]
-        print("\n".join([*aligned([("list", "severity", "usable", "why not"), *rows]), ""]))
+        print("\n".join([*folded([("list", "severity", "usable", "why not"), *rows]), ""]))
         usable = sum(each.usable for each in health.values())
         print(f"Usable: {usable} of {len(asked)}; not asked: {len(chosen) - len(asked)}.")
         for fault in resolver.faults or ["Nothing is wrong with it."]:

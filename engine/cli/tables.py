@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +16,7 @@ from engine.flow.lane_limits import limit_of, moment
 from engine.store.state import Order
 
 _BAR = 28
+_NARROW = 24  # columns: below that a folded text is harder to read than one that the terminal wraps
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
@@ -28,6 +32,26 @@ def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[st
         ).rstrip()
         for row in rows
     ]
+
+
+def folded(
+    rows: Sequence[Sequence[str]], right: Iterable[int] = (), *, indent: int = 0, width: int | None = None
+) -> list[str]:
+    """As `aligned`; on a terminal that is too narrow (None: this one) the last column goes on below itself."""
+    lines = aligned(rows, right)
+    if width is None:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    if not width or all(indent + len(line) <= width for line in lines):
+        return lines
+    column = sum(max(len(row[place]) for row in rows) + 2 for place in range(len(rows[0]) - 1))
+    room = width - indent - column
+    if room < _NARROW:
+        return lines
+    found: list[str] = []
+    for row, line in zip(rows, lines, strict=True):
+        first, *more = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+        found += [f"{line[:column]:{column}}{first}".rstrip(), *(" " * column + each for each in more)]
+    return found
 
 
 def verdict_lines(counts: dict[str, int]) -> list[str]:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from engine.core.reasons import Stage
@@ -175,12 +176,7 @@ class Dialogue:
     """
 
     def __init__(self, helo_name: str, mail_from: str, *, tls: str = "opportunistic") -> None:
-        if not _HELO_NAME.fullmatch(helo_name):
-            raise Misuse(f"{helo_name!r} is no HELO name; give a host name in ASCII")
-        if not _ADDRESS.fullmatch(mail_from):
-            raise Misuse(f"{mail_from!r} is no MAIL FROM address; give one that exists")
-        if tls not in {"never", "opportunistic", "require"}:
-            raise Misuse(f"{tls!r} is no TLS policy; expected never, opportunistic or require")
+        _check(helo_name, mail_from, tls)
         self.state = State.GREETING
         self.stage = Stage.CONNECT  # the last gate reached: where a fault is to be reported
         self.secure = False
@@ -252,7 +248,7 @@ class Dialogue:
         if smtputf8 and not self.smtputf8:
             raise Misuse("the server does not offer SMTPUTF8; don't ask it about such addresses")
         commands = [b"RSET\r\n"] if self._open else []
-        commands.append(_command("MAIL FROM", self._mail_from, smtputf8, " SMTPUTF8" if smtputf8 else ""))
+        commands.append(_mail(self._mail_from, smtputf8))
         commands += [_command("RCPT TO", recipient, smtputf8) for recipient in recipients]
         self._turn(Move.ASK_AGAIN if self._open else Move.ASK)
         self._asked.extend(recipients)
@@ -390,6 +386,16 @@ class Dialogue:
         raise error
 
 
+@lru_cache(maxsize=64)  # a process asks in few names; what is wrong is raised each time
+def _check(helo_name: str, mail_from: str, tls: str) -> None:
+    if not _HELO_NAME.fullmatch(helo_name):
+        raise Misuse(f"{helo_name!r} is no HELO name; give a host name in ASCII")
+    if not _ADDRESS.fullmatch(mail_from):
+        raise Misuse(f"{mail_from!r} is no MAIL FROM address; give one that exists")
+    if tls not in {"never", "opportunistic", "require"}:
+        raise Misuse(f"{tls!r} is no TLS policy; expected never, opportunistic or require")
+
+
 def _judge_farewell(reply: Reply) -> Move:
     if reply.code == 421:
         return Move.SHUTDOWN
@@ -404,6 +410,11 @@ def _extensions(reply: Reply) -> dict[str, str]:
         if keyword is not None:
             found[keyword[0].upper()] = line[keyword.end() :].strip()
     return found
+
+
+@lru_cache(maxsize=64)
+def _mail(sender: str, smtputf8: bool) -> bytes:
+    return _command("MAIL FROM", sender, smtputf8, " SMTPUTF8" if smtputf8 else "")
 
 
 def _command(verb: str, address: str, smtputf8: bool, parameters: str = "") -> bytes:

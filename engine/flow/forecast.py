@@ -1,7 +1,8 @@
 """How long a run will take, said before its first probe: simulated where that is quick, else by the policies' ceilings.
 
 1. A forecast, never a permission: nothing that runs asks here.
-2. A simulation that takes more than CPU_S of this process's time gives way to the ceilings, and the outlook says so.
+2. A simulation that takes more than CPU_S of this process's time gives way to the ceilings, and the outlook says so;
+   one that would is not begun.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from engine.core.identity import Identity, Mode
 from engine.core.policy import PolicySet
 from engine.core.simulation import Assumed, Course, Mail, Simulation
 from engine.flow.survey import unpack_hosts
+from engine.store.job_tables import Site
 from engine.store.journal import Journal
 from engine.store.state import State
 
 CPU_S = 2.0
 MAX_DOMAINS = 10_000  # that are looked up for a simulation; a longer list goes by the ceilings
+MAX_TRANSACTIONS = 25_000  # of a list that a simulation is begun for: some 100 us each, see CPU_S
 SEED = 0  # the same list gets the same forecast
 
 
@@ -62,7 +65,7 @@ def outlook(
     """What waits in the journal, and how long it will take."""
     census = journal.census()
     waiting = journal.waiting_domains(MAX_DOMAINS + 1)
-    if len(waiting) <= MAX_DOMAINS:
+    if len(waiting) <= MAX_DOMAINS and _transactions(waiting, policies, mode) <= MAX_TRANSACTIONS:
         assumed, knocks = Assumed(), mode is Mode.STANDARD
         if knocks:  # one connection a site, and nobody is asked about
             assumed = Assumed(refused=0.0, tempfail=0.0)
@@ -84,6 +87,14 @@ def outlook(
             ]
             return Outlook(sorted(rows, key=lambda row: -row.hours), assumed)
     return Outlook(_by_ceilings(census, policies), None)
+
+
+def _transactions(waiting: Sequence[tuple[str, Site, int]], policies: PolicySet, mode: Mode) -> int:
+    """How many transactions, or connections in Standard mode, the list takes at least."""
+    if mode is Mode.STANDARD:
+        return len({site.id for _, site, _ in waiting})
+    sizes = {each.name: each.recipients.per_transaction for each in (policies.default, *policies.policies)}
+    return sum(-(-count // sizes.get(site.policy, sizes[policies.default.name])) for _, site, count in waiting)
 
 
 def simulated(

@@ -20,6 +20,7 @@ class SiteHosts:
     key: str
     hosts: tuple[tuple[str, tuple[str, ...]], ...]
     without_utf8: set[str] = field(default_factory=set)
+    unbacked: bool = True  # refusals that rest on nothing may wait in the journal for an acceptance here
 
     def endpoints(self, port: int) -> list[Endpoint]:
         """Where to dial, in order."""

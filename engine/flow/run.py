@@ -136,7 +136,7 @@ class Run:
             if stuck and any([prober.unstick() for prober in self.probers]):  # noqa: C419 - all of them
                 continue
             due = [moment for moment in (turn.until, *moments, *looks) if moment is not None]
-            self._wake.wait(min(due) - now if due else None)
+            self._wake.wait(max(0.0, min(due) - now) if due else None)
         self.drain()
         if self._failed is not None:
             raise self._failed

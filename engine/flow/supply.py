@@ -96,27 +96,29 @@ class Supply:
         self._after, self.look_at, self._exhausted = 0, 0.0, False
 
     def fill(self, now: float) -> None:
-        """Take in sites and addresses while there is room."""
+        """Take in the next sites and their addresses while there is room: what they bring may start before the rest."""
         if self.look_at is None or now < self.look_at:
             return
         held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
         if not self._has_room(held) and now >= self._room_at and (self._parked or not self._exhausted):
             self._room_at = now + ROOM_EVERY_S
             held -= self._make_room(now)
-        held += self._bring_back(held, now)
-        while not self._exhausted and self._has_room(held) and self._back_at > now:
+        if not self._has_room(held):
+            self.look_at = None if self._exhausted and not self._parked else now + EVERY_S
+            return
+        if self._back_at <= now:
+            self._bring_back(now)
+        elif not self._exhausted:
             loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
-            held += self._take_in(loads, now)
-            if len(loads) < SITES_AT_ONCE:
-                self._exhausted = True
-                for lane in [lane for lane in self._schedule.lanes.values() if self.finished(lane)]:
-                    self.retire(lane)
-                break
-            self._after = loads[-1].site.id
-        moments = [] if self._exhausted else [now + EVERY_S]
-        if self._parked:
-            moments.append(self._back_at if self._has_room(held) else max(self._back_at, now + EVERY_S))
-        self.look_at = min(moments, default=None)
+            self._take_in(loads, now)
+            if len(loads) == SITES_AT_ONCE:
+                self._after = loads[-1].site.id
+                return
+            self._exhausted = True
+            for lane in [lane for lane in self._schedule.lanes.values() if self.finished(lane)]:
+                self.retire(lane)
+        if self._exhausted:
+            self.look_at = self._back_at if self._parked else None
 
     def refill(self, lane: Lane, now: float) -> None:
         """More of a lane's addresses, when few are left in memory."""
@@ -250,25 +252,26 @@ class Supply:
         )  # fmt: skip
         return None if closed or busy or bound else due
 
-    def _bring_back(self, held: int, now: float) -> int:
-        """Sites whose time has come, while there is room; says how many addresses they brought."""
-        brought = 0
+    def _bring_back(self, now: float) -> None:
+        """Take in sites whose time has come, while there is room."""
         for _ in range(BACK_AT_ONCE):
-            if self._back_at > now or not self._has_room(held + brought):
-                break
+            if self._back_at > now or len(self._schedule.lanes) >= LANES:
+                return
             _, site_id = heapq.heappop(self._parked)
             loads = self._journal.load(self._identity, site_id - 1, 1, SITE_SHARE)
-            brought += self._take_in([load for load in loads if load.site.id == site_id], now)
+            self._take_in([load for load in loads if load.site.id == site_id], now)
             self._knocking.pop(site_id, None)
-        return brought
 
-    def _take_in(self, loads: list[Load], now: float) -> int:
-        held, new = 0, {}
+    def _take_in(self, loads: list[Load], now: float) -> None:
+        new: dict[str, Lane] = {}
         expected: list[Expected] = []
         for load in loads:
-            if load.site.lane not in self._schedule.lanes:
-                new[load.site.lane] = self._lane(load.site)
+            lane_is_new, site_is_new = load.site.lane not in self._schedule.lanes, load.site.key not in self.sites
             lane = self._lane(load.site)
+            if lane_is_new:
+                new[load.site.lane] = lane
+            if site_is_new:
+                self.sites[load.site.key].unbacked = bool(load.unbacked)
             if self._mode is Mode.ENHANCED:
                 names = [(one.domain_id, one.domain) for one in load.pending]
                 names += [*load.unconfirmed, *(each[:2] for each in load.unbacked)]
@@ -276,18 +279,17 @@ class Supply:
         self._know(new, expected, now, lanes_are_new=True)
         for load in loads:
             lane = self._lane(load.site)
-            held += self._work(lane, load, now)
+            self._work(lane, load, now)
             self._schedule.touch(lane, now)
         for lane in {id(lane): lane for lane in map(self._lane, (load.site for load in loads))}.values():
             if self.finished(lane):
                 self.retire(lane)
-        return held
 
-    def _work(self, lane: Lane, load: Load, now: float) -> int:
+    def _work(self, lane: Lane, load: Load, now: float) -> None:
         if self._mode is Mode.STANDARD:
             lane.queue.domain(load.site.key, 0, load.site.key).control = ControlAnswer.REFUSES
             lane.queue.add(self._knocking.get(load.site.id) or Item(-load.site.id, "", load.site.key), now)
-            return 1
+            return
         self._queue(lane, load.site.key, load.site.id, load.pending, now)
         for _, name in load.unconfirmed:
             domain = lane.queue.domains[name]
@@ -297,7 +299,6 @@ class Supply:
         lane.brake.distrusts = lane.brake.distrusts or load.distrusted
         for _, name, code, text, local in load.unbacked:
             lane.brake.refused(name, plain_words(code, text, f"{local}@{name}"), now)
-        return len(load.pending)
 
     def _queue(self, lane: Lane, key: str, site_id: int, pending: list[Pending], now: float) -> None:
         if len(pending) == SITE_SHARE:

@@ -155,14 +155,15 @@ class Call:
         """Answers for addresses of the list."""
         domain, lane, desk = batch.domain, self.lane, self.desk
         firsts = [not item.attempts for item in batch.items]
-        if any(one.accepted for one in judged) and lane.brake.doubt is Doubt.NONE:
+        accepted = sum(one.accepted for one in judged)
+        if accepted and self.site.unbacked and lane.brake.doubt is Doubt.NONE:
             desk.journal.settle_refused(site_id=self.site.id)  # those before this acceptance stand
+            self.site.unbacked = False
         limited = sum(one.reason.code == "too_many_recipients" for one in judged)
         if limited:
             self._learn_limit(len(judged), limited)
             self._leaves = True
         vouched = domain.name in lane.policy.control.refuses_unknown_domains
-        accepted = sum(one.accepted for one in judged)
         if not vouched:
             domain.heard(accepted, sum(one.refusal for one in judged))
         outcomes, rows = [], []
@@ -294,6 +295,7 @@ class Call:
         if move.provisional and (self.lane.brake.distrusts or self.desk.suspect):
             return Outcome(item.id, SETTLED, found | {"reason": "refusals_suspect"})
         if move.at is None or self.desk.one_attempt:
+            self.site.unbacked |= move.provisional
             return Outcome(item.id, PROVISIONAL if move.provisional else SETTLED, found)
         _climb(item, move)
         self.lane.queue.add(item, now, now + (move.at - wall), first=move.step is Step.RECONNECT)

@@ -156,8 +156,9 @@ class Checker:
 
     def _probe(self, blocklist: BlockList) -> Health:
         health = self.health(blocklist.name)
-        asked = [(question, self.ask(blocklist, question.name)) for question in questions(blocklist, self._rng)]
-        probe = assess(blocklist, asked)
+        asked = questions(blocklist, self._rng)
+        answers = Pool(PER_LIST).map(lambda question: self.ask(blocklist, question.name), asked)  # a dead one is slow
+        probe = assess(blocklist, list(zip(asked, answers, strict=True)))
         self._tell(health, health.observe(replace(probe, detail=blocklist.hide_key(probe.detail)), self._clock()))
         return health
 

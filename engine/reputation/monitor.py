@@ -25,6 +25,7 @@ from typing import Protocol
 
 import gevent
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from gevent.monkey import is_module_patched
 from gevent.pool import Group, Pool
 
@@ -88,6 +89,7 @@ class Monitor:
         self._rng = rng or random.Random()
         self._events = Events(state, self._procedure, pushes=push is not None)
         self._hold = Hold(state)
+        self._reacting = BoundedSemaphore(1)
         self._failed: dict[str, float] = {}  # lists that are told broken, with their last good probe (0: never)
         self._untold: dict[str, Move] = {}  # lists that fell silent while the resolver was, too
         self._moves: list[Move] | None = None  # those of an examination, until it is over
@@ -406,7 +408,8 @@ class Monitor:
             self._probing.discard(blocklist.name)
 
     def _react(self) -> None:
-        self._again_at = self._hold.react(self.charge, self._clock())
+        with self._reacting:  # two events in one moment are one order, and one word about it
+            self._again_at = self._hold.react(self.charge, self._clock())
 
     def _tidy(self) -> None:
         while True:

@@ -215,13 +215,11 @@ def do_route(found: Sequence[Routed], limit: int, conn: sqlite3.Connection) -> i
     for place, one in enumerate(found):
         site_id = None
         if one.site_key:
-            conn.execute(
+            made = conn.execute(
                 "INSERT OR IGNORE INTO sites (key, identity, lane, policy, hosts) VALUES (?, ?, ?, ?, ?)",
                 (one.site_key, one.identity, one.lane, one.policy, one.hosts),
             )
-            (site_id,) = conn.execute(
-                "SELECT id FROM sites WHERE key = ? AND identity = ?", (one.site_key, one.identity)
-            ).fetchone()
+            site_id = made.lastrowid if made.rowcount else _site_id(one.site_key, one.identity, conn)
         values: tuple[Any, ...] = (site_id, one.policy, one.policy)
         ends = ""
         if one.reason:
@@ -238,6 +236,11 @@ def do_route(found: Sequence[Routed], limit: int, conn: sqlite3.Connection) -> i
             return place  # it may have more
         conn.execute("UPDATE domains SET routed = 1, site_id = ? WHERE id = ?", (site_id, one.domain_id))
     return len(found)
+
+
+def _site_id(key: str, identity: str, conn: sqlite3.Connection) -> int:
+    found = conn.execute("SELECT id FROM sites WHERE key = ? AND identity = ?", (key, identity)).fetchone()
+    return int(found[0])
 
 
 _WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,

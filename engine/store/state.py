@@ -176,13 +176,12 @@ class State:
 
         return self._writer.call(do, self._db)
 
-    def _oldest(self, table: str, moments: Iterable[float], kept_s: float) -> float | None:
+    def _oldest(self, table: str, now: float, kept_s: float) -> float | None:
         """What is older than this can be forgotten; None where somebody has looked a short while ago."""
-        newest = max(moments, default=0.0)
-        if abs(newest - self._forgot_at.get(table, 0.0)) < FORGET_EVERY_S:
+        if abs(now - self._forgot_at.get(table, 0.0)) < FORGET_EVERY_S:
             return None
-        self._forgot_at[table] = newest
-        return newest - kept_s
+        self._forgot_at[table] = now
+        return now - kept_s
 
     # --- for the tables that stand in a file of their own -------------------------------------------------------
 
@@ -200,27 +199,10 @@ class State:
         """The facts of these domains that hold at `now`. Who asks compares the site."""
         return self._writer.read(self._db, lambda conn: read_facts(conn, domains, now))
 
-    def put_facts(self, facts: Iterable[Fact]) -> Ticket[None]:
+    def put_facts(self, facts: Sequence[Fact]) -> Ticket[None]:
         """Keep facts where they outweigh what is kept. A control's fact, of whatever answer, settles its question."""
-        found = list(facts)
-
-        def do(conn: sqlite3.Connection) -> None:
-            for fact in found:
-                row = conn.execute(
-                    "SELECT domain, site, answer, basis, at, expires FROM facts WHERE domain = ?", (fact.domain,)
-                ).fetchone()
-                if outweighs(fact, Fact(*row) if row else None):
-                    conn.execute(
-                        "REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?)",
-                        (fact.domain, fact.site, fact.answer, fact.basis, fact.at, fact.expires),
-                    )
-                if fact.basis == CONTROL:
-                    conn.execute("UPDATE controls SET open = 0 WHERE domain = ?", (fact.domain,))
-            if oldest is not None:
-                conn.execute("DELETE FROM facts WHERE expires < ?", (oldest,))
-
-        oldest = self._oldest("facts", (fact.at for fact in found), FORGET_FACTS_S)
-        return self._writer.enqueue(self._db, do)
+        oldest = self._oldest("facts", facts[-1].at, FORGET_FACTS_S) if facts else None
+        return self._writer.gather(self._db, _put_facts, (facts, oldest))
 
     def forget_facts(self, *, domain: str = "", site: str = "") -> Ticket[int]:
         """Drop the facts of a domain, or of all domains at a site (the tripwire); says how many. Numbers stay."""
@@ -235,13 +217,8 @@ class State:
         The same number until a fact settles the question, whoever asks and however often.
         """
         query = """INSERT INTO controls VALUES (?, 1, 1) ON CONFLICT (domain)
-                   DO UPDATE SET begun = begun + 1 - open, open = 1"""
-
-        def do(conn: sqlite3.Connection) -> int:
-            conn.execute(query, (domain,))
-            return int(conn.execute("SELECT begun FROM controls WHERE domain = ?", (domain,)).fetchone()[0])
-
-        return self._writer.enqueue(self._db, do)
+                   DO UPDATE SET begun = begun + 1 - open, open = 1 RETURNING begun"""
+        return self._writer.enqueue(self._db, lambda c: int(c.execute(query, (domain,)).fetchall()[0][0]))
 
     # --- budgets ----------------------------------------------------------------------------------------------
 
@@ -255,7 +232,7 @@ class State:
                 conn.execute("DELETE FROM windows WHERE at < ?", (oldest,))
             return [conn.execute(insert, row).lastrowid or 0 for row in rows]
 
-        oldest = self._oldest("windows", (row[2] for row in rows), FORGET_SPENT_S)
+        oldest = self._oldest("windows", rows[-1][2], FORGET_SPENT_S) if rows else None
         return self._writer.enqueue(self._db, do)
 
     def give_back(self, tokens: Iterable[tuple[int, int]]) -> Ticket[None]:
@@ -464,6 +441,26 @@ def read_standing_orders(conn: sqlite3.Connection, now: float) -> list[Order]:
     """See `State.standing_orders`; for command lines that only read."""
     query = f"SELECT {_ORDER} FROM orders WHERE {_STANDING} AND (until IS NULL OR until > ?) ORDER BY id"  # noqa: S608
     return [_order(row) for row in conn.execute(query, (now,))]
+
+
+def _put_facts(put: Sequence[tuple[Sequence[Fact], float | None]], conn: sqlite3.Connection) -> None:
+    """Facts in the order in which they came; each with the moment before which expired ones can be forgotten."""
+    found = [fact for facts, _ in put for fact in facts]
+    query = """SELECT domain, site, answer, basis, at, expires FROM facts
+               WHERE domain IN (SELECT value FROM json_each(?))"""
+    known = {row[0]: Fact(*row) for row in conn.execute(query, (json.dumps([fact.domain for fact in found]),))}
+    kept = {}
+    for fact in found:
+        if outweighs(fact, known.get(fact.domain)):
+            kept[fact.domain] = known[fact.domain] = fact
+    conn.executemany(
+        "REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?)",
+        [(fact.domain, fact.site, fact.answer, fact.basis, fact.at, fact.expires) for fact in kept.values()],
+    )
+    settled = [(fact.domain,) for fact in found if fact.basis == CONTROL]
+    conn.executemany("UPDATE controls SET open = 0 WHERE domain = ?", settled)
+    for oldest in (oldest for _, oldest in put if oldest is not None):
+        conn.execute("DELETE FROM facts WHERE expires < ?", (oldest,))
 
 
 def read_facts(conn: sqlite3.Connection, domains: Sequence[str], now: float) -> dict[str, Fact]:

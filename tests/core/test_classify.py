@@ -479,10 +479,10 @@ def test_any_reply_gives_a_judgement_that_keeps_the_hard_rules(
     "piece", ["a", "@", "a@", "<a@b", "1.", ":", "host x ", "in 1 ", "user ", "5.1.1-", "\n550-", "é", "n't"]
 )
 def test_hostile_texts_cost_no_more_than_their_length(piece: str) -> None:
-    """No expression backtracks: a long run of anything takes well under 20 ms."""
-    start = time.perf_counter()
+    """No expression backtracks: a long run of anything takes well under 20 ms of this thread's own processor time."""
+    start = time.thread_time()
     classify(550, "", piece * 100_000, Stage.RCPT, (ReplyRow("greylisted", text="zzz"),))
-    assert time.perf_counter() - start < 0.02
+    assert time.thread_time() - start < 0.02
 
 
 def test_every_rule_gives_a_reason_of_the_table() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import gevent
 import pytest
 
 from engine.core.grammar import Rate
@@ -147,6 +148,22 @@ def test_a_dry_run_orders_nothing(lab, watch):
         it.rounds(2)
         assert [event.is_open for event in it.events()] == [True]
         assert it.held() == []
+
+
+def test_two_listings_in_one_moment_are_one_order(lab, watch):
+    """Each answer has a greenlet of its own; the identity is quarantined once, and told of once."""
+    it = watch()
+    lab.set("bl.lab", listed={ME.key: ["127.0.0.2"]})
+    lab.set("zen.lab", listed={ME.key: ["127.0.0.4"]})
+    try:
+        it.rounds()
+        it.now += SURE_S
+        gevent.joinall([gevent.spawn(it.monitor._ask, (ME.key, name)) for name in ("bl-lab", "zen-lab")])
+    finally:
+        lab.reset()
+    assert len(it.events()) == 2
+    assert it.held() == [(Status.QUARANTINED, "monitor")]
+    assert it.notices().count("quarantined") == 1
 
 
 def test_a_medium_listing_slows_and_stops_nobody(lab, watch):
