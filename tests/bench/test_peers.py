@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -95,11 +98,14 @@ class Counting:
         return {"recipients": float(self.asked), "sessions": 1.0}
 
 
+@dataclass
 class Verifying:
     """A run of the engine that is right about so many of ten addresses."""
 
-    def __init__(self, right: int = 10) -> None:
-        self.right = right
+    right: int = 10
+    folder: Path = Path()
+    addresses: Sequence[str] = ()
+    first: str = "user0@shop.com"
 
     def run(self) -> Spent:
         return Spent(cpu_s=1.0, wall_s=1.0)
