@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 import time
@@ -136,6 +137,9 @@ def explain(
     the values come from, and how many addresses an hour they allow.
     """
     domain = _domain(target)
+    for host in hosts:
+        if not re.fullmatch(r"(?=.*[a-z])[a-z0-9_-]+(\.[a-z0-9_-]+)+", plain_host(host)):
+            raise click.UsageError(f"--mx {host}: expected the name of a mail host, for example mx.example.com")
     found = _loaded(lambda: load_policies(directories))
     names, problem = (tuple(map(plain_host, hosts)), "") if hosts or offline else _resolve(domain, servers)
     if names:

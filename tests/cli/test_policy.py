@@ -175,6 +175,14 @@ def test_what_is_no_address_is_refused(target: str) -> None:
     assert "is neither an address nor a domain" in found.stderr
 
 
+@pytest.mark.parametrize("host", ["", "a b", "192.0.2.1", "localhost"])
+def test_what_is_no_mail_host_is_refused(host: str) -> None:
+    """An address or a typing mistake would fall under `default`, and say nothing."""
+    found = run("explain", "example.org", "--mx", host)
+    assert found.exit_code == 2
+    assert f"--mx {host}: expected the name of a mail host, for example mx.example.com" in found.stderr
+
+
 def test_the_transcripts_are_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file in docs/policies.md is as shown, and each command prints what stands there, up to a line of dots."""
     monkeypatch.chdir(tmp_path)
