@@ -123,6 +123,8 @@ class Contest:
             if entry.answered is not None and entry.group:
                 self.report.figure("answered %", 100 * entry.answered / count, per=name)
 
+        versions = [f"{peer.name} {told}" for peer in peers() if peer.name in self.entries and (told := peer.version())]
+        self.report.note(f"versions: {', '.join(versions) or 'none beside those above'}")
         for name in [name for name, entry in by_cost if not entry.group]:
             self.report.note(f"{name} asks one address again and again, without look-ups: no requirement counts it")
         cost = {name: [entry.cpu_s * 1e6] for name, entry in by_cost if entry.group}
