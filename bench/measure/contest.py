@@ -146,7 +146,11 @@ class Contest:
 
 
 def world_says(report: Report, world: World) -> None:
-    """What the world could have done."""
+    """What the world could have done, and which of its tools are missing: it is slower then."""
+    if world.dns_server.stands_in:
+        report.absent("NSD: the lab's name server stands in for it; `.ci/fetch-mtas` unpacks it")
+    if "uvloop is not" in world.loop:
+        report.absent("uvloop: asyncio's own loop stands in for it; `pip install --group bench` installs it")
     ceiling = world.ceiling()
     report.note(
         f"the world ({world.loop}; {world.dns_server.kind}) used {ceiling['cpu_us_per_session']:.0f} us CPU a session, "
