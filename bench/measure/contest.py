@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.measure.engine import Setup
@@ -49,6 +49,7 @@ class Contest:
     def __init__(self, report: Report) -> None:
         self.report = report
         self.entries: dict[str, Entry] = {}
+        self._peers = list(peers())
         self._outside = namespace.enter()
 
     def world(self, plan: Plan) -> World:
@@ -59,6 +60,9 @@ class Contest:
 
     def engine(self, world: World, setup: Setup, addresses: int) -> None:
         """One round of the engine; its verdicts have to be right, or it would look cheap by guessing."""
+        if ENGINE not in self.entries:
+            alone = replace(setup, folder=setup.folder / "alone", addresses=[setup.first])
+            self.report.figure("engine: CPU of a list of one address, which is in all above", alone.run().cpu_s, "s")
         self._enter(ENGINE, ENGINE, world, addresses, lambda: (setup.run(), None))
         right = sum(
             row["category"] == ("valid" if row["email"].startswith("user") else "invalid") for row in setup.rows()
@@ -68,7 +72,7 @@ class Contest:
 
     def all_peers(self, world: World, listed: Path, addresses: int, folder: Path) -> None:
         """One round of every peer that is here."""
-        for peer in peers():
+        for peer in self._peers:
             why = peer.missing() or (self._outside if peer.unmodified else "")
             if not why:
                 why = self._ask(peer, Task(listed, world, CONCURRENCY), addresses, folder)
@@ -120,6 +124,10 @@ class Contest:
             if entry.answered is not None and entry.group:
                 self.report.figure("answered %", 100 * entry.answered / count, per=name)
 
+        versions = [
+            f"{peer.name} {told}" for peer in self._peers if peer.name in self.entries and (told := peer.version())
+        ]
+        self.report.note(f"versions: {', '.join(versions) or 'none beside those above'}")
         for name in [name for name, entry in by_cost if not entry.group]:
             self.report.note(f"{name} asks one address again and again, without look-ups: no requirement counts it")
         cost = {name: [entry.cpu_s * 1e6] for name, entry in by_cost if entry.group}
@@ -141,7 +149,11 @@ class Contest:
 
 
 def world_says(report: Report, world: World) -> None:
-    """What the world could have done."""
+    """What the world could have done, and which of its tools are missing: it is slower then."""
+    if world.dns_server.stands_in:
+        report.absent("NSD: the lab's name server stands in for it; `.ci/fetch-mtas` unpacks it")
+    if "uvloop is not" in world.loop:
+        report.absent("uvloop: asyncio's own loop stands in for it; `pip install --group bench` installs it")
     ceiling = world.ceiling()
     report.note(
         f"the world ({world.loop}; {world.dns_server.kind}) used {ceiling['cpu_us_per_session']:.0f} us CPU a session, "
