@@ -440,7 +440,11 @@ def test_a_second_run_under_the_same_identity_is_told_who_holds_it(engine, start
     asked = sum(row["event"] == "command" and "@slow.lab>" in row["text"] for row in lab.log())
     with started("verify", "slow.txt", "-o", "slow.csv", *enhanced) as process:
         until_asked(lab, "slow.lab", asked + 1, process)
-        second = engine("verify", "list.txt", "-o", "out.csv", *enhanced)
+        process.send_signal(signal.SIGSTOP)  # however slow the second one starts, the first has not ended yet
+        try:
+            second = engine("verify", "list.txt", "-o", "out.csv", *enhanced)
+        finally:
+            process.send_signal(signal.SIGCONT)
         assert second.returncode == 2
         assert f"process {process.pid}" in second.stderr
         assert not (where / "out.csv.journal").exists()
