@@ -5,9 +5,12 @@ The lab gives each registrable domain a /24 of its own: `mx.turn-01.lab` and `mx
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sqlite3
+import time
+from collections import Counter
 from contextlib import closing
 
 import pytest
@@ -181,6 +184,23 @@ def test_who_is_killed_and_started_again_keeps_his_distance(lab, verify):
         assert (len(second.log.sessions("calm-02.lab")), len(second.log.sessions("calm-03.lab"))) == (0, 1)
         killed.unlink()
         first.state.unlink()
+
+
+def test_a_wall_clock_that_jumps_moves_no_limit(lab, verify, monkeypatch):
+    """A day ahead, a day back, at every look: spaces, budgets and ladders go by the monotonic clock."""
+    real, jumps = time.time, itertools.cycle([0.0, 86_400.0, -86_400.0, 3_600.0])
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    limits = {
+        "sessions": {"concurrency": 1, "rate": "4/s", "burst": 1},
+        "recipients": {"rate": "100/s", "per_session": 2, "per_transaction": 2},
+        "refusals": {"per_session": 2, "rate": "6/h"},
+    }
+    rows = [f"nobody-{n}@calm-04.lab" for n in range(12)]
+    run = verify(lab, rows, policies={"default": HASTE["default"] | limits}, deadline_s=4.0)
+    starts = [at for (at,) in run.query("SELECT at FROM attempts WHERE kind = 'connect' ORDER BY seq")]
+    assert sorted(Counter(run.reasons.values()).items()) == [("deadline_exceeded", 6), ("mailbox_not_found", 6)]
+    assert len(starts) == len(run.log.sessions()) == 3
+    assert min(after - before for before, after in itertools.pairwise(starts)) >= 0.25 - 1e-6
 
 
 def test_a_delay_that_a_reply_names_keeps_the_lane_closed(lab, verify):
