@@ -26,7 +26,7 @@ docs: $(READY)  ## the pages that are made from the code, then the site in build
 	$(BIN)/python docs/made
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(READY)  ## the engine measured on this machine beside its peers, small sizes; under 10 minutes on 2 cores
+bench: $(READY)  ## the engine beside its peers, small sizes; under 10 minutes on 2 cores, and once some more to build the peers
 	$(BIN)/python -m pip install --quiet --group bench
 	-$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench all --short --json build/bench --plots build/bench

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.measure.report import SHORT
 from engine.core.classify import VERSION, Judgement, classify
 from engine.core.policy import PolicySet
 from engine.core.reasons import Category, Stage
 from engine.flow.policies import load_policies
 
+LIMIT_US = 20.0  # to read a reply
 UNDELIVERABLE = frozenset({"user_unknown", "domain_unknown", "mailbox_disabled"})
 _REASONS_OF = {
     "user_unknown": "mailbox_not_found rcpt_rejected mailbox_moved mailbox_bad_syntax",
@@ -127,6 +129,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--policies", type=Path, action="append", default=[], help="a folder of more policies")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N misjudged rows")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.add_argument("--check", action="store_true", help=f"exit 1 when a reply takes {LIMIT_US} us or more")
     options = parser.parse_args(arguments)
     try:
         lines = options.file.read_text(encoding="utf-8").splitlines()
@@ -141,7 +144,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(figures))
     else:
         _print_text(figures, judged, options.show)
-    return 0
+    return SHORT if options.check and figures["us_per_reply"] >= LIMIT_US else 0
 
 
 def _print_text(figures: dict[str, Any], judged: Sequence[Judged], show: int) -> None:

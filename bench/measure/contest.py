@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.measure.engine import Setup
@@ -59,6 +59,9 @@ class Contest:
 
     def engine(self, world: World, setup: Setup, addresses: int) -> None:
         """One round of the engine; its verdicts have to be right, or it would look cheap by guessing."""
+        if ENGINE not in self.entries:
+            alone = replace(setup, folder=setup.folder / "alone", addresses=[setup.first])
+            self.report.figure("engine: CPU of a list of one address, which is in all above", alone.run().cpu_s, "s")
         self._enter(ENGINE, ENGINE, world, addresses, lambda: (setup.run(), None))
         right = sum(
             row["category"] == ("valid" if row["email"].startswith("user") else "invalid") for row in setup.rows()
@@ -120,6 +123,8 @@ class Contest:
             if entry.answered is not None and entry.group:
                 self.report.figure("answered %", 100 * entry.answered / count, per=name)
 
+        versions = [f"{peer.name} {told}" for peer in peers() if peer.name in self.entries and (told := peer.version())]
+        self.report.note(f"versions: {', '.join(versions) or 'none beside those above'}")
         for name in [name for name, entry in by_cost if not entry.group]:
             self.report.note(f"{name} asks one address again and again, without look-ups: no requirement counts it")
         cost = {name: [entry.cpu_s * 1e6] for name, entry in by_cost if entry.group}

@@ -73,6 +73,13 @@ class Setup:
         return self.folder / "list.csv"
 
     @property
+    def first(self) -> str:
+        """The first address of the list."""
+        with self.list.open(encoding="utf-8") as file:
+            file.readline()
+            return file.readline().strip()
+
+    @property
     def output(self) -> Path:
         """Where the rows go."""
         return self.folder / "out.csv"

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("gevent", "greenlet", "pycares", "uvloop")
+PACKAGES = ("gevent", "greenlet", "pycares", "uvloop", "dnspython")
 
 
 def machine() -> dict[str, str | int | float]:

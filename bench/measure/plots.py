@@ -84,7 +84,10 @@ def _lines(axes: Any, plot: Plot) -> None:
     _scale(axes, plot)
     highest = max(y for points in plot.series.values() for _, y in points)
     axes.set_ylim(0, 1.1 * max(highest, plot.limit or 0))
-    if not plot.logarithmic:
+    if plot.logarithmic:
+        axes.set_xticks(sorted({x for points in plot.series.values() for x, _ in points}))
+        axes.minorticks_off()
+    else:
         axes.set_xlim(left=0)
     axes.grid(axis="y", alpha=0.25)
     if plot.limit is not None:

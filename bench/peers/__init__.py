@@ -49,6 +49,7 @@ class Peer:
     command: Callable[[Task], list[str]]
     missing: Callable[[], str] = lambda: ""
     build: Build | None = None
+    version: Callable[[], str] = lambda: ""
     unmodified: bool = False  # asks port 25 and port 53, and nothing else
     verifier: bool = True  # asks the addresses of the list; one that doesn't is no measure of an address
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import sys
+from importlib.metadata import version
 from typing import Any
 
 import pycares
@@ -116,7 +117,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-PEER = Peer(NAME, "python", of_python("bench.peers.aiosmtplib_uvloop"), missing)
+PEER = Peer(NAME, "python", of_python("bench.peers.aiosmtplib_uvloop"), missing, version=lambda: version("aiosmtplib"))
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

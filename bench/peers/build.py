@@ -7,6 +7,7 @@ A driver that has changed since is built anew.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ class Build:
     tool: str
     steps: tuple[tuple[str, ...], ...]
     program: str
+    pinned: str  # what finds the package's version in the driver's manifest
     beside: tuple[str, ...] = ()
 
     @property
@@ -45,6 +47,14 @@ class Build:
         if shutil.which(self.tool) is None:
             return f"{self.tool} is not installed"
         return "not built; `python -m bench.peers` fetches and builds it" if self.stale else ""
+
+    @property
+    def version(self) -> str:
+        """The package's version, and its tool's."""
+        found = (re.search(self.pinned, each.read_text(encoding="utf-8")) for each in self._sources())
+        asked = {"npm": ("node", "--version"), "go": ("go", "version")}.get(self.tool, (self.tool, "--version"))
+        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
+        return f"{next(each[1] for each in found if each)} ({told if told.startswith(asked[0]) else f'node {told}'})"
 
     @property
     def stale(self) -> bool:
@@ -89,14 +99,14 @@ class Build:
 def npm(folder: str) -> Build:
     """A driver peer.mjs with its package.json; install scripts don't run."""
     step = ("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock")
-    return Build(folder, "npm", (step,), "peer.mjs", beside=("pool.mjs",))
+    return Build(folder, "npm", (step,), "peer.mjs", r': "(\d[\d.]+)"', beside=("pool.mjs",))
 
 
 def go(folder: str) -> Build:
     """A driver main.go with its go.mod and go.sum."""
-    return Build(folder, "go", (("go", "build", "-o", "peer", "."),), "peer")
+    return Build(folder, "go", (("go", "build", "-o", "peer", "."),), "peer", r" v(\d[\d.]+)")
 
 
 def cargo(folder: str) -> Build:
     """A driver main.rs with its Cargo.toml, optimised."""
-    return Build(folder, "cargo", (("cargo", "build", "--release"),), "target/release/peer")
+    return Build(folder, "cargo", (("cargo", "build", "--release"),), "target/release/peer", r'"=(\d[\d.]+)"')

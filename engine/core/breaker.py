@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+from engine.core.bucket import LONGEST_S
+
 FACTOR = 2.0  # each failed half-open attempt doubles the open time
-LONGEST_S = 86_400.0  # no memory, whatever clock it was written by, keeps a breaker open for longer
 
 
 class BreakerState(StrEnum):

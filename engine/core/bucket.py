@@ -9,9 +9,12 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 NEVER = float("-inf")  # a moment before all others
+REMEMBERED = 20  # steps in which the next run is told of a sliding count
+LONGEST_S = 86_400.0  # no memory, whatever clock it was written by, makes anybody wait for longer
 
 
 @lru_cache(maxsize=4096)
@@ -62,12 +65,13 @@ class TokenBucket:
         if self._due > since:
             self._due = since + (self._due - since) * self._interval_s / before_s
 
-    def owed_s(self, now: float) -> float:
-        """How long until it is full again: all that a restart has to know."""
-        return max(0.0, self._due - now)
+    def owed(self, now: float) -> float:
+        """How many tokens are missing until it is full: all that a restart has to know, whatever its rate is then."""
+        return max(0.0, self._due - now) / self._interval_s
 
-    def owe(self, owed_s: float, now: float) -> None:
-        """Go on where another bucket of this rate stood; what it owes is never made less."""
+    def owe(self, tokens: float, now: float, away_s: float = 0.0) -> None:
+        """Go on where another bucket stood `away_s` seconds ago; what it owes is never made less."""
+        owed_s = min(LONGEST_S, tokens * self._interval_s - away_s)
         if owed_s > 0:
             self._due = max(self._due, now + owed_s)
 
@@ -114,14 +118,14 @@ class Gate:
         self._granted.set_rate(rate_per_s, now, burst)
         self._left.set_rate(rate_per_s, now, burst)
 
-    def owed_s(self, now: float) -> float:
+    def owed(self, now: float) -> float:
         """As of a bucket, whichever owes more."""
-        return max(self._granted.owed_s(now), self._left.owed_s(now))
+        return max(self._granted.owed(now), self._left.owed(now))
 
-    def owe(self, owed_s: float, now: float) -> None:
+    def owe(self, tokens: float, now: float, away_s: float = 0.0) -> None:
         """As of a bucket."""
-        self._granted.owe(owed_s, now)
-        self._left.owe(owed_s, now)
+        self._granted.owe(tokens, now, away_s)
+        self._left.owe(tokens, now, away_s)
 
     def __repr__(self) -> str:
         return f"<Gate {self._granted!r}>"
@@ -179,6 +183,19 @@ class SlidingCount:
             if excess < 0:
                 return entry.at + self.window_s
         return now + self.window_s
+
+    def recent(self, now: float) -> list[tuple[float, int]]:
+        """What counts at `now`: seconds ago and tokens, in REMEMBERED steps at most, each as of its newest moment."""
+        self.spent(now)
+        entries = self._entries
+        step = max(1, math.ceil(len(entries) / REMEMBERED))
+        parts = [entries[at : at + step] for at in range(0, len(entries), step)]
+        return [(now - part[-1].at, sum(entry.tokens for entry in part)) for part in parts]
+
+    @property
+    def empty_at(self) -> float:
+        """From when on nothing counts any more."""
+        return self._entries[-1].at + self.window_s if self._entries else NEVER
 
     def spend(self, now: float, tokens: int) -> Spending:
         """Spend `tokens` all together; the caller has seen that there is room. `now` may lie a little ahead."""

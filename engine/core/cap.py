@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.core.breaker import LONGEST_S, Breaker, BreakerState
+from engine.core.breaker import Breaker, BreakerState
 from engine.core.bucket import NEVER, Gate, Spending
 from engine.core.identity import Identity
 from engine.core.pace import CUTS_PACE, Pace, RefusalBudget, Warmth
@@ -140,6 +140,8 @@ class Cap:
     def full_at(self) -> float:
         """From when on a new one in its place is as good, while nobody uses it: its windows outlive it elsewhere."""
         full = [bucket.full_at for bucket in (self.sessions, self.recipients) if bucket is not None]
+        if self.starts is not None:
+            full.append(self.starts.empty_at)
         if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
             full.append(self.breaker.until)
         return max(full, default=NEVER)
@@ -283,7 +285,8 @@ class Cap:
             "pace": self.pace.memory(now) if self.pace else {},
             "refusals": self.budget.memory(now) if self.budget else {},
             "starts": self.starts.memory(now) if self.starts else {},
-            "owed": {name: owed_s for name, bucket in self._buckets() if (owed_s := bucket.owed_s(now)) > 0},
+            "begun": self.starts.recent(now) if self.starts else [],
+            "tokens": {name: owed for name, bucket in self._buckets() if (owed := bucket.owed(now)) > 0},
         }
         return {name: value for name, value in kept.items() if value}
 
@@ -294,9 +297,12 @@ class Cap:
         for name, learner in (("pace", self.pace), ("refusals", self.budget), ("starts", self.starts)):
             if learner is not None:
                 learner.recall(kept.get(name, {}), now, away_s)
-        owed = kept.get("owed", {})
+        if self.starts is not None:
+            for ago_s, tokens in kept.get("begun", ()):
+                self.starts.remember(now - away_s - ago_s, tokens)
+        owed = kept.get("tokens", {})
         for name, bucket in self._buckets():
-            bucket.owe(min(LONGEST_S, owed.get(name, 0.0) - away_s), now)
+            bucket.owe(owed.get(name, 0.0), now, away_s)
 
     # --- inside -----------------------------------------------------------------------------------------------
 

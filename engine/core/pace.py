@@ -158,6 +158,15 @@ class RefusalBudget:
         """What an earlier run spent at `at` counts as spent. It earns nothing: that run has had what it earned."""
         return self._count.spend(at, tokens)
 
+    def recent(self, now: float) -> list[tuple[float, int]]:
+        """What counts at `now`, as (seconds ago, tokens)."""
+        return self._count.recent(now)
+
+    @property
+    def empty_at(self) -> float:
+        """From when on nothing counts any more."""
+        return self._count.empty_at
+
     def give_back(self, spending: Spending, tokens: int) -> None:
         """Return what was not refused after all."""
         self._count.give_back(spending, tokens)

@@ -25,6 +25,7 @@ AWAY_S = 86_400.0  # no limit, breaker or freeze outlasts a day: more of it chan
 LONGEST_WINDOW_S = 86_400.0
 KEPT_S = 30 * 86_400.0
 SOON_S = 1.0  # no restart is so quick that it met what is full again by then
+_PASSES = {"tokens", "begun"}  # what a cap remembers until it is full again
 SWEEP_EVERY = 5_000  # lanes and caps saved between two looks for what is of no use any more
 
 
@@ -38,6 +39,7 @@ class Memory:
         self._wall = wall
         self._kept: set[str] = set()  # keys that have something in the file
         self._saved = 0
+        self._counts_at = 0.0  # when a count of sessions is saved again
         self._restoring = BoundedSemaphore(1)  # nobody starts under a cap that another one is still bringing back
         state.forget_breakers(wall())
 
@@ -80,9 +82,17 @@ class Memory:
             self.save([lane] if lane.unsaved else [], changed)
 
     def charged(self, caps: Iterable[Cap]) -> None:
-        """These were charged for what is about to be asked; it is on disk before a grant that comes after it."""
-        soon = self._clock() + SOON_S
-        owing = [cap for cap in caps if cap.full_at > soon]
+        """These were charged for what is about to be asked; it is on disk before a grant that comes after it.
+
+        But for a cap that counts every session of the identity: that one is saved once in SOON_S.
+        """
+        now = self._clock()
+        owing = [cap for cap in caps if cap.full_at > now + SOON_S]
+        if any(cap.starts is not None for cap in owing):
+            if now < self._counts_at:
+                owing = [cap for cap in owing if cap.starts is None]
+            else:
+                self._counts_at = now + SOON_S
         if owing:
             self.save((), owing)
 
@@ -96,7 +106,9 @@ class Memory:
             one.unsaved = False
             kept = one.memory(now)
             if kept:
-                useful_s = KEPT_S if set(kept) != {"owed"} else max(kept["owed"].values())
+                useful_s = KEPT_S
+                if isinstance(one, Cap) and kept.keys() <= _PASSES:
+                    useful_s = max(0.0, one.full_at - now)
                 rows[key] = kept | {"at": wall, "until": wall + useful_s}
                 self._kept.add(key)
             elif key in self._kept:

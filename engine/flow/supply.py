@@ -3,15 +3,20 @@
 1. The journal is read in bulk: one look for hundreds of sites, one for what the identity state knows of them.
 2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site, in LANES lanes and those of the last look; the
    rest stays in the journal.
-3. Other policies reach lanes that are at work in place; where thousands are, other greenlets get their turn between.
+3. Where room is short, sites of which every address waits for another attempt leave memory until then, so that nobody
+   behind them in the list waits for that. They come back before others come in.
+4. Other policies reach lanes that are at work in place; where thousands are, other greenlets get their turn between.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable
 
 import gevent
 
+from engine.core.brake import Doubt
+from engine.core.breaker import BreakerState
 from engine.core.caps import Caps, Hosts
 from engine.core.control import ControlAnswer
 from engine.core.identity import Mode
@@ -33,6 +38,9 @@ SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
 EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
 LANES_AT_ONCE = 500
+PARKED_S = 60.0  # a site that has to wait for longer makes room
+ROOM_EVERY_S = 5.0  # how often such sites are looked for, while room is short
+BACK_AT_ONCE = 50  # sites that come back before others get their turn
 
 Expected = tuple[Lane, Domain, bool]  # a record of a lane that something is about to come for, and whether it is new
 
@@ -66,37 +74,51 @@ class Supply:
         self._clock = clock
         self._wall = wall
         self._after = 0
+        self._exhausted = False  # the journal holds no more sites
+        self._parked: list[tuple[float, int]] = []  # when a site that made room comes back, and its journal id
+        self._knocking: dict[int, Item] = {}  # by site id, of those parked in Standard mode: the journal has no ladder
+        self._room_at = 0.0  # when sites that could make room are looked for again
+        self._firsts: dict[int, str] = {}  # addresses that an order put first -> their lanes, which hold them already
         self._more: dict[str, dict[int, tuple[str, int]]] = {}  # lane -> site id -> (key, last address id in memory)
         self._lane_sites: dict[str, set[str]] = {}
         self._reading: set[str] = set()  # lanes for which a page is being read
 
     def look_anew(self) -> None:
         """Sites came that were not there when the journal was read."""
-        self.look_at = 0.0
+        self.look_at, self._exhausted = 0.0, False
 
     def reset(self) -> None:
         """Forget all lanes; what waits is read from the journal again. No session may be open."""
         for lane in list(self._schedule.lanes.values()):
             self.retire(lane)
         self._more.clear()
-        self._after, self.look_at = 0, 0.0
+        self._parked.clear()
+        self._after, self.look_at, self._exhausted = 0, 0.0, False
 
     def fill(self, now: float) -> None:
         """Take in the next sites and their addresses while there is room: what they bring may start before the rest."""
         if self.look_at is None or now < self.look_at:
             return
         held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
-        if held >= IN_MEMORY or len(self._schedule.lanes) >= LANES:
-            self.look_at = now + EVERY_S
+        if not self._has_room(held) and now >= self._room_at and (self._parked or not self._exhausted):
+            self._room_at = now + ROOM_EVERY_S
+            held -= self._make_room(now)
+        if not self._has_room(held):
+            self.look_at = None if self._exhausted and not self._parked else now + EVERY_S
             return
-        loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
-        self._take_in(loads, now)
-        if len(loads) == SITES_AT_ONCE:
-            self._after = loads[-1].site.id
-            return
-        self.look_at = None
-        for lane in [lane for lane in self._schedule.lanes.values() if self.finished(lane)]:
-            self.retire(lane)
+        if self._back_at <= now:
+            self._bring_back(now)
+        elif not self._exhausted:
+            loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
+            self._take_in(loads, now)
+            if len(loads) == SITES_AT_ONCE:
+                self._after = loads[-1].site.id
+                return
+            self._exhausted = True
+            for lane in [lane for lane in self._schedule.lanes.values() if self.finished(lane)]:
+                self.retire(lane)
+        if self._exhausted:
+            self.look_at = self._back_at if self._parked else None
 
     def refill(self, lane: Lane, now: float) -> None:
         """More of a lane's addresses, when few are left in memory."""
@@ -116,12 +138,14 @@ class Supply:
     def finished(self, lane: Lane) -> bool:
         """Whether nothing more can come for this lane, so that it may leave memory."""
         busy = lane.key in self._reading or self._more.get(lane.key)
-        return lane.idle and not busy and (self.look_at is None or lane.policy.scope == "site")
+        return lane.idle and not busy and (self._exhausted or lane.policy.scope == "site")
 
     def retire(self, lane: Lane) -> None:
         """Forget a lane whose work is done; its windows live on in the identity state."""
         for key in self._lane_sites.pop(lane.key, ()):
             self.sites.pop(key, None)
+        if self._firsts:
+            self._firsts = {item: key for item, key in self._firsts.items() if key != lane.key}
         if lane.key in self._schedule.lanes:
             self._schedule.retire(lane)
             self._caps.let_go(lane.caps, self._clock())
@@ -145,6 +169,7 @@ class Supply:
         expected = self._expect(lane, site.key, [(row["domain_id"], row["domain"])])
         self._know({lane.key: lane}, expected, now, lanes_are_new=new)
         lane.queue.add(item, now, first=True)
+        self._firsts[item.id] = lane.key
         self._schedule.touch(lane, now)
 
     def adopt(self, policies: PolicySet, now: float) -> int:
@@ -187,6 +212,56 @@ class Supply:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    @property
+    def _back_at(self) -> float:
+        """When the next of the parked sites comes back."""
+        return self._parked[0][0] if self._parked else float("inf")
+
+    def _has_room(self, held: int) -> bool:
+        return held < IN_MEMORY and len(self._schedule.lanes) < LANES
+
+    def _make_room(self, now: float) -> int:
+        """Park what waits for long; says how many addresses left memory."""
+        left = 0
+        for place, lane in enumerate(list(self._schedule.lanes.values()), 1):
+            if place % LANES_AT_ONCE == 0:
+                gevent.sleep(0)
+            until = self._rests_until(lane, now) if self._schedule.lanes.get(lane.key) is lane else None
+            if until is None:
+                continue
+            (key,) = self._lane_sites[lane.key]
+            site_id, left = self.sites[key].id, left + lane.queue.waiting
+            if self._mode is Mode.STANDARD:
+                lane.queue.wake(until)
+                self._knocking[site_id] = lane.queue.domains[key].items[0]
+            heapq.heappush(self._parked, (until, site_id))
+            self._more.pop(lane.key, None)
+            self.retire(lane)
+        return left
+
+    def _rests_until(self, lane: Lane, now: float) -> float | None:
+        """When a site has something to ask again, if that is long and everything of it stands in journal and state."""
+        due = lane.due(now)
+        if due is None or due <= now + PARKED_S or lane.policy.scope != "site":
+            return None
+        closed = any(cap.breaker is not None and cap.breaker.state is not BreakerState.CLOSED for cap in lane.caps)
+        busy = lane.open_sessions or lane.key in self._reading or lane.brake.doubt is not Doubt.NONE
+        bound = any(
+            domain.control_due is not None or domain.hold is not None or domain.in_flight or domain.expects
+            for domain in lane.queue.domains.values()
+        )  # fmt: skip
+        return None if closed or busy or bound else due
+
+    def _bring_back(self, now: float) -> None:
+        """Take in sites whose time has come, while there is room."""
+        for _ in range(BACK_AT_ONCE):
+            if self._back_at > now or len(self._schedule.lanes) >= LANES:
+                return
+            _, site_id = heapq.heappop(self._parked)
+            loads = self._journal.load(self._identity, site_id - 1, 1, SITE_SHARE)
+            self._take_in([load for load in loads if load.site.id == site_id], now)
+            self._knocking.pop(site_id, None)
+
     def _take_in(self, loads: list[Load], now: float) -> None:
         new: dict[str, Lane] = {}
         expected: list[Expected] = []
@@ -213,7 +288,7 @@ class Supply:
     def _work(self, lane: Lane, load: Load, now: float) -> None:
         if self._mode is Mode.STANDARD:
             lane.queue.domain(load.site.key, 0, load.site.key).control = ControlAnswer.REFUSES
-            lane.queue.add(Item(-load.site.id, "", load.site.key), now)
+            lane.queue.add(self._knocking.get(load.site.id) or Item(-load.site.id, "", load.site.key), now)
             return
         self._queue(lane, load.site.key, load.site.id, load.pending, now)
         for _, name in load.unconfirmed:
@@ -230,6 +305,8 @@ class Supply:
             self._more.setdefault(lane.key, {})[site_id] = (key, pending[-1].id)
         wall = self._wall()
         for one in pending:
+            if one.id in self._firsts:
+                continue
             lane.queue.add(_item(one), now, now + max(0.0, one.next_at - wall) if one.next_at else 0.0)
 
     def _lane(self, site: Site) -> Lane:

@@ -4,7 +4,7 @@
    again after 30 s, 1 min, 2 min ... up to 1 h, for as long as its channel is in the settings.
 2. A message that was delivered while the process died may come a second time. A mail has the same Message-ID then, and
    most mailboxes show it once; a webhook has nothing of the kind.
-3. One channel that hangs holds up its own messages only, and for TIMEOUT_S each time.
+3. One channel that hangs holds up its own messages only, and for TOTAL_S at most each time.
 4. A webhook's address and a password are secrets: no error, log line or row has them.
 5. Runs in a process that gevent patched: `smtplib` and `requests` block whoever calls them. It works unpatched, too.
 """
@@ -35,6 +35,7 @@ from engine.store.reputation import Parcel
 from engine.store.state import State
 
 TIMEOUT_S = 15.0  # for each step of a delivery
+TOTAL_S = 90.0  # for all of them, in a patched process: each octet that drips in is a step
 FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 3600.0
 AT_ONCE = 20  # messages a channel and turn
 LONGEST_ANSWER = 1024  # bytes; Slack says `ok` or one word
@@ -90,7 +91,10 @@ class Alerts:
             return []
         self.compose(now)
         rounds = [gevent.spawn(self._deliver, channel, now) for channel in self._settings.channels]
-        gevent.joinall(rounds, raise_error=True)
+        try:
+            gevent.joinall(rounds, raise_error=True)
+        finally:
+            gevent.killall(rounds, block=False)
         return [each for done in rounds for each in done.value]
 
     def compose(self, now: float) -> int:
@@ -148,7 +152,8 @@ class Alerts:
 
 def send(message: Message, channel: Channel) -> str:
     """Deliver a message now; gives whom a mail did not reach, empty as a rule. Raises DeliveryError."""
-    return _send_mail(message, channel) if isinstance(channel, EmailChannel) else _post(message, channel)
+    with gevent.Timeout(TOTAL_S, DeliveryError(f"the delivery took longer than {TOTAL_S:.0f} s")):
+        return _send_mail(message, channel) if isinstance(channel, EmailChannel) else _post(message, channel)
 
 
 def _send_mail(message: Message, channel: EmailChannel) -> str:
@@ -157,11 +162,15 @@ def _send_mail(message: Message, channel: EmailChannel) -> str:
     own_name = channel.sender.rpartition("@")[2]
     try:
         with _connected(channel, own_name) as relay:
-            if channel.tls is Tls.STARTTLS:
-                relay.starttls(context=_context(channel))
-            if channel.username:
-                relay.login(channel.username, channel.password)
-            refused = relay.send_message(mail, channel.sender, channel.to)
+            try:
+                if channel.tls is Tls.STARTTLS:
+                    relay.starttls(context=_context(channel))
+                if channel.username:
+                    relay.login(channel.username, channel.password)
+                refused = relay.send_message(mail, channel.sender, channel.to)
+            except DeliveryError:  # its time is over, and there is none for a QUIT
+                relay.close()
+                raise
     except smtplib.SMTPRecipientsRefused as error:
         raise DeliveryError(f"{channel.host} refused every recipient: {_replies(error.recipients)}") from None
     except smtplib.SMTPResponseException as error:

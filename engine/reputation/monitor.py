@@ -375,6 +375,7 @@ class Monitor:
 
     def _look(self) -> None:
         """Orders of running engines, and the ends of dwell times."""
+        self._hear(again=True)
         while True:
             self._hear()
             self._probe_due()
@@ -382,9 +383,10 @@ class Monitor:
                 self._react()
             gevent.sleep(LOOK_EVERY_S)
 
-    def _hear(self) -> None:
+    def _hear(self, *, again: bool = False) -> None:
+        """What running engines ask for; `again`: also what a monitor took that was killed before it answered."""
         now = self._clock()
-        for order in self._state.take_orders(ADDRESS, now):
+        for order in self._state.take_orders(ADDRESS, now, again=again):
             asked = self.check_now(str(order.arguments.get("target")), str(order.arguments.get("named")))
             self._state.answer_order(order.id, {"asked": asked}, now)
 

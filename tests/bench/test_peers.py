@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +65,8 @@ def test_every_peer_is_here_or_says_why_not():
     assert len(names) == len(set(names)) == 8
     for peer in peers():
         assert isinstance(peer.missing(), str)
+        if not peer.missing():
+            assert not peer.build or peer.version()[0].isdigit()
 
 
 def test_a_driver_that_changed_is_built_anew(tmp_path, monkeypatch):
@@ -71,18 +76,18 @@ def test_a_driver_that_changed_is_built_anew(tmp_path, monkeypatch):
     driver = tmp_path / "sources" / "some" / "peer.txt"
     driver.parent.mkdir(parents=True)
     driver.write_text("one")
-    made = build.Build("some", "sh", (("sh", "-c", "cp peer.txt peer"),), "peer")
+    made = build.Build("some", "sh", (("sh", "-c", "cp peer.txt peer"),), "peer", "(.*)")
     assert "python -m bench.peers" in made.missing()
     made.build()
     assert made.missing() == ""
     assert made.path.read_text() == "one"
     driver.write_text("two")
     assert made.stale
-    failing = build.Build("some", "sh", (("sh", "-c", "echo it is broken >&2; exit 1"),), "peer")
+    failing = build.Build("some", "sh", (("sh", "-c", "echo it is broken >&2; exit 1"),), "peer", "(.*)")
     with pytest.raises(build.BuildError, match="it is broken"):
         failing.build()
     assert made.stale
-    assert build.Build("some", "no-such-tool", (), "peer").missing() == "no-such-tool is not installed"
+    assert build.Build("some", "no-such-tool", (), "peer", "(.*)").missing() == "no-such-tool is not installed"
 
 
 class Counting:
@@ -95,11 +100,14 @@ class Counting:
         return {"recipients": float(self.asked), "sessions": 1.0}
 
 
+@dataclass
 class Verifying:
     """A run of the engine that is right about so many of ten addresses."""
 
-    def __init__(self, right: int = 10) -> None:
-        self.right = right
+    right: int = 10
+    folder: Path = Path()
+    addresses: Sequence[str] = ()
+    first: str = "user0@shop.com"
 
     def run(self) -> Spent:
         return Spent(cpu_s=1.0, wall_s=1.0)

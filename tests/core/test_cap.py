@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import heapq
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -388,3 +389,41 @@ def test_a_decision_costs_the_same_few_heap_operations_however_many_lanes_wait(m
         schedule.touch(turn.lane, now)
         schedule.retire(turn.lane)
     assert counting.operations < 20 * visits
+
+
+NARROW = policy(Sessions(5, Rate(1, 3600.0), 1), per_transaction=4, recipients=1)
+WIDE = policy(Sessions(5, Rate(60, 60.0), 1), per_transaction=4, recipients=60)
+
+
+@pytest.mark.parametrize(("then", "afterwards"), [(NARROW, WIDE), (WIDE, NARROW)])
+def test_what_is_owed_over_a_restart_is_owed_in_tokens(then, afterwards):
+    """A limit that is lifted or placed while nothing runs: as in a run, tokens stay tokens."""
+    before, in_place, again = site_cap("site", then), site_cap("site", then), site_cap("site", afterwards)
+    for cap in (before, in_place):
+        cap.open(0.0)
+        cap.charge(0.0, 4)
+    in_place.adopt(afterwards, 0.5)
+    again.recall(json.loads(json.dumps(before.memory(0.5))), 0.5, 0.0)
+    assert again.ready_at(0.5, 1) == pytest.approx(in_place.ready_at(0.5, 1))
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=200), st.integers(0, 120), st.integers(1, 40))
+def test_an_identity_s_sessions_count_on_over_a_restart(gaps, away, limit):
+    """Between the last life and the next no window holds more than the limit allows."""
+    limits = Limits(Range(Rate(limit, 60.0), Rate(limit, 60.0)), None)
+    before, again = (identity_cap(replace(IDENTITY, limits=limits)) for _ in range(2))
+    assert before is not None
+    assert again is not None
+    now, begun = 0.0, []
+    for gap in gaps:
+        now = max(now + gap, before.ready_at(now + gap, 0) or 0.0)
+        before.open(now)
+        begun.append(now)
+    again.recall(json.loads(json.dumps(before.memory(now))), now + away, float(away))
+    now += away
+    for _ in range(limit):
+        now = again.ready_at(now, 0) or 0.0
+        again.open(now)
+        begun.append(now)
+    assert most_in(begun, 60.0) <= limit
+    assert now <= begun[len(gaps) - 1] + away + 60.0

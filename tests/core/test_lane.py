@@ -298,7 +298,7 @@ def test_a_lane_like_a_new_one_leaves_nothing_behind():
     lane = loaded(3)
     world = World(lane)
     world.run()
-    assert set(memory(lane, world.now)) <= {"owed"}
+    assert set(memory(lane, world.now)) <= {"tokens"}
     assert memory(lane, world.now + 3600.0) == {}
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from engine.core.identity import Mode
 from engine.flow import supply
 from engine.lab.process import LabProcess
 
 DOMAINS, EACH = 12, 15
 SPEC = {
     "generate": {"domains": 120, "per_domain": 1, "prefix": "many"},
+    "personas": {"put-off": {"greylist": "1s", "starttls": False}},
     "hosts": {"aspmx.google.lab": "normal"},
-    "domains": {"shop-{01..12}.lab": {"mx": ["aspmx.google.lab"], "mailboxes": ["u01", "u02"]}},
+    "domains": {
+        "shop-{01..12}.lab": {"mx": ["aspmx.google.lab"], "mailboxes": ["u01", "u02"]},
+        "put-off-{01..20}.lab": {"persona": "put-off", "mailboxes": ["ada"]},
+        "engaged-{01..12}.lab": {"persona": "busy-always"},
+    },
 }
 
 
@@ -51,3 +57,37 @@ def test_no_more_lanes_are_alive_than_memory_has_room_for(lab, verify, monkeypat
     run = verify(lab, rows, concurrency=8, stop_when=look)
     assert set(run.reasons.values()) == {"rcpt_ok"}
     assert 10 < max(alive) <= 20 + 10
+
+
+@pytest.fixture
+def cramped(monkeypatch):
+    """Memory has room for ten lanes."""
+    small = {"LANES": 10, "SITES_AT_ONCE": 5, "EVERY_S": 0.01, "PARKED_S": 0.5, "ROOM_EVERY_S": 0.05}
+    for name, value in small.items():
+        monkeypatch.setattr(supply, name, value)
+
+
+def test_sites_that_wait_for_another_attempt_make_room_for_those_that_were_never_asked(lab, verify, cramped):
+    """Twenty greylist for a while: nobody behind them in the list waits for that, and all are asked again once."""
+    rows = [f"ada@put-off-{number:02}.lab" for number in range(1, 21)]
+    rows += [f"user1@many{number:05}.lab" for number in range(1, 31)]
+    run = verify(lab, rows, concurrency=8, policies={"default": {"retry": {"greylist": ["1.5s"]}}})
+    assert set(run.reasons.values()) == {"rcpt_ok"}
+    asked = [(one.t, one.recipient) for one in run.log.asked]
+    again = min(t for place, (t, who) in enumerate(asked) if who in {each for _, each in asked[:place]})
+    assert max(t for t, who in asked if "@many" in who) < again
+    assert all(sum(who == address for _, who in asked) == 2 for address in rows[:20])
+
+
+def test_sites_that_are_knocked_at_again_make_room_too(lab, verify, cramped):
+    """Standard mode: the ladder of a busy host is remembered while it is not in memory."""
+    rows = [f"ada@engaged-{number:02}.lab" for number in range(1, 13)]
+    rows += [f"user1@many{number:05}.lab" for number in range(1, 31)]
+    ladder = {"default": {"retry": {"tempfail": ["2s"]}}}
+    run = verify(lab, rows, mode=Mode.STANDARD, concurrency=8, policies=ladder)
+    assert {run.row(address)["reason"] for address in rows[12:]} == {"mailbox_unchecked"}
+    assert {run.row(address)["reason"] for address in rows[:12]} == {"server_busy"}
+    dialled = [(row["t"], row["host"]) for row in run.log.rows if row["event"] == "connect"]
+    again = min(t for place, (t, host) in enumerate(dialled) if host in {each for _, each in dialled[:place]})
+    assert max(t for t, host in dialled if "many" in host) < again
+    assert all(len(run.log.sessions(f"engaged-{number:02}.lab")) == 2 for number in range(1, 13))

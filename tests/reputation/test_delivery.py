@@ -256,6 +256,42 @@ def test_no_error_tells_a_webhooks_address() -> None:
     assert SECRET not in repr(gone)
 
 
+DRIPPED = """
+import sys
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from gevent.server import StreamServer
+from engine.core.listing import Severity
+from engine.core.notice import Message
+from engine.reputation import delivery
+from engine.reputation.channels import EmailChannel, SlackChannel, Tls
+delivery.TOTAL_S = 0.5
+def drip(sock, _):
+    while True:
+        sock.sendall(b"2")
+        gevent.sleep(0.05)
+server = StreamServer(("127.0.0.1", 0), drip)
+server.start()
+port = server.server_port
+slack = SlackChannel(f"http://127.0.0.1:{port}/x")
+email = EmailChannel("127.0.0.1", port, Tls.NONE, "a@example.net", ("b@example.net",))
+for channel in (slack, email):
+    try:
+        delivery.send(Message("m1", 0.0, Severity.HIGH, "x", (("What", "y"),), "", "t"), channel)
+    except delivery.DeliveryError as error:
+        print(error, flush=True)
+"""
+
+
+def test_a_channel_that_drips_is_given_up() -> None:
+    """Each octet is in time, and the answer never ends: the other channels don't wait for that."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DRIPPED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.splitlines() == ["the delivery took longer than 0 s"] * 2, done.stderr
+
+
 # --- the outbox
 
 

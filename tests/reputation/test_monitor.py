@@ -222,6 +222,12 @@ def test_a_list_that_a_reply_names_is_asked_ahead_of_its_turn(lab, watch):
     assert (order.kind, order.answer) == ("rbl check", {"asked": True})
     assert it.monitor._rota.take(it.now) == (ME.key, "zen-lab")
     assert not it.monitor.check_now(ME.key, "nobody.example")
+    told.tell("bl.lab", it.now)
+    it.state.take_orders("monitor", it.now)  # by a monitor that is killed now
+    it.monitor._hear()
+    assert it.monitor._rota.take(it.now) is None
+    it.monitor._hear(again=True)
+    assert it.monitor._rota.take(it.now) == (ME.key, "bl-lab")
 
 
 def test_a_monitor_that_was_killed_goes_on_where_it_stood(lab, watch):

@@ -8,5 +8,6 @@ from bench.peers.build import go
 BUILD = go("aftership_email_verifier")
 PEER = Peer(
     "AfterShip/email-verifier", "go", unmodified=True, build=BUILD, missing=BUILD.missing,
+    version=lambda: BUILD.version,
     command=lambda task: [str(BUILD.path), str(task.listed), str(task.concurrency)],
 )  # fmt: skip

@@ -8,5 +8,6 @@ from bench.peers.build import npm
 BUILD = npm("devmehq_email_validator")
 PEER = Peer(
     "@devmehq/email-validator-js", "npm", unmodified=True, build=BUILD, missing=BUILD.missing,
+    version=lambda: BUILD.version,
     command=lambda task: ["node", str(BUILD.path), str(task.listed), str(task.concurrency)],
 )  # fmt: skip
