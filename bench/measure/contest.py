@@ -49,6 +49,7 @@ class Contest:
     def __init__(self, report: Report) -> None:
         self.report = report
         self.entries: dict[str, Entry] = {}
+        self._peers = list(peers())
         self._outside = namespace.enter()
 
     def world(self, plan: Plan) -> World:
@@ -71,7 +72,7 @@ class Contest:
 
     def all_peers(self, world: World, listed: Path, addresses: int, folder: Path) -> None:
         """One round of every peer that is here."""
-        for peer in peers():
+        for peer in self._peers:
             why = peer.missing() or (self._outside if peer.unmodified else "")
             if not why:
                 why = self._ask(peer, Task(listed, world, CONCURRENCY), addresses, folder)
@@ -123,7 +124,9 @@ class Contest:
             if entry.answered is not None and entry.group:
                 self.report.figure("answered %", 100 * entry.answered / count, per=name)
 
-        versions = [f"{peer.name} {told}" for peer in peers() if peer.name in self.entries and (told := peer.version())]
+        versions = [
+            f"{peer.name} {told}" for peer in self._peers if peer.name in self.entries and (told := peer.version())
+        ]
         self.report.note(f"versions: {', '.join(versions) or 'none beside those above'}")
         for name in [name for name, entry in by_cost if not entry.group]:
             self.report.note(f"{name} asks one address again and again, without look-ups: no requirement counts it")
@@ -146,7 +149,11 @@ class Contest:
 
 
 def world_says(report: Report, world: World) -> None:
-    """What the world could have done."""
+    """What the world could have done, and which of its tools are missing: it is slower then."""
+    if world.dns_server.stands_in:
+        report.absent("NSD: the lab's name server stands in for it; `.ci/fetch-mtas` unpacks it")
+    if "uvloop is not" in world.loop:
+        report.absent("uvloop: asyncio's own loop stands in for it; `pip install --group bench` installs it")
     ceiling = world.ceiling()
     report.note(
         f"the world ({world.loop}; {world.dns_server.kind}) used {ceiling['cpu_us_per_session']:.0f} us CPU a session, "

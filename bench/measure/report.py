@@ -70,7 +70,8 @@ class Report:
 
     def absent(self, what: str) -> None:
         """Something is missing; the report says so, and --check exits with 3."""
-        self.missing.append(what)
+        if what not in self.missing:
+            self.missing.append(what)
 
     def note(self, text: str) -> None:
         """A sentence below the table."""

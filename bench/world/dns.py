@@ -29,7 +29,7 @@ _SOA = "@ IN SOA ns.lab. hostmaster.lab. 1 3600 900 604800 30\n"
 class NameServer:
     """Serves `records` (lines `name. TYPE value`) at (`address`, `port`); `kind` says what serves them.
 
-    Without a given port it takes a free one; the lab's name server always does.
+    Without a given port it takes a free one.
     """
 
     def __init__(self, records: Sequence[str], port: int = 0) -> None:
@@ -40,7 +40,7 @@ class NameServer:
         program = shutil.which("nsd", path=f"{UNPACKED}:/usr/sbin:/usr/local/sbin:/usr/bin")
         if program is None:
             spec = {"records": [line.replace(". ", " ", 1) for line in records if not line.startswith("probe.")]}
-            self._lab = LabProcess(spec, log=False)
+            self._lab = LabProcess(spec, dns_port=port, log=False)
             self.port = self._lab.dns_port
             self.kind = "the lab's name server (NSD is missing: look-ups are limited by it)"
             return
@@ -48,6 +48,11 @@ class NameServer:
         self._start(program, records)
         told = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr
         self.kind = told.partition("\n")[0].replace("version ", "") or "NSD"
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether it is the lab's, for want of NSD."""
+        return self._lab is not None
 
     @property
     def pids(self) -> list[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 import textwrap
 import time
@@ -29,7 +31,8 @@ from engine.flow.policy_model import KEYS, row_values, texts
 from engine.store.database import StoreError
 from engine.store.state import Order, default_path
 
-_WIDTH = 100  # of a printed table; a pipe gets the same as a terminal
+_WIDTH = 100  # of a printed table, for a pipe as for a terminal; a narrower terminal gets its own
+_NARROWEST = 16  # of a column that is wrapped
 _SILENT = (MODEL_ORIGIN, f"{DEFAULT_NAME}.yaml")  # a key left unset by these is not worth a line
 _LIST_SIZES = (1_000, 10_000)
 _Found = TypeVar("_Found")
@@ -136,6 +139,9 @@ def explain(
     the values come from, and how many addresses an hour they allow.
     """
     domain = _domain(target)
+    for host in hosts:
+        if not re.fullmatch(r"(?=.*[a-z])[a-z0-9_-]+(\.[a-z0-9_-]+)+", plain_host(host)):
+            raise click.UsageError(f"--mx {host}: expected the name of a mail host, for example mx.example.com")
     found = _loaded(lambda: load_policies(directories))
     names, problem = (tuple(map(plain_host, hosts)), "") if hosts or offline else _resolve(domain, servers)
     if names:
@@ -320,7 +326,7 @@ def _notes(chosen: Policy) -> list[str]:
 
 def _print_explanation(shown: Shown) -> None:
     chosen = shown.chosen
-    print(f"{shown.domain} falls under {chosen.name}: {shown.why}")
+    _sentence(f"{shown.domain} falls under {chosen.name}: {shown.why}")
     _table([("mail host", "policy", "by pattern"), *shown.hosts] if shown.hosts else [])
     if chosen.terms:
         print("\nTerms")
@@ -358,23 +364,24 @@ def _flat(value: Any) -> str:
 def _print_sources(sources: Sequence[Source]) -> None:
     print("\nWhere the values come from")
     for one in sources:
-        print(f"  {', '.join(one.keys)} ({one.file})")
+        _paragraph(f"{', '.join(one.keys)} ({one.file})")
         _paragraph(one.say, one.see, one.read, indent="    ")
 
 
 def _print_ceilings(chosen: Policy, sizes: Sequence[int]) -> None:
     start, top = ceilings(chosen)
     each = "each site" if chosen.scope == "site" else "all sites together"
-    print(f"\nAddresses an hour for {each}, if {USUAL_REFUSED:.0%} are refused (controls and retries come on top)")
+    print()
+    _sentence(f"Addresses an hour for {each}, if {USUAL_REFUSED:.0%} are refused (controls and retries come on top)")
     rows = [("limit", "at start", "at ceiling", "")]
     for key in start.per_hour:
-        marks = [word for word, ceiling in (("at start", start), ("at ceiling", top)) if ceiling.binding == key]
+        marks = [word for word, ceiling in (("start", start), ("ceiling", top)) if ceiling.binding == key]
         rows.append(
             (
                 key,
                 f"{start.per_hour[key]:,.0f}",
                 f"{top.per_hour[key]:,.0f}",
-                f"binds {' and '.join(marks)}" if marks else "",
+                f"binds at {' and '.join(marks)}" if marks else "",
             )
         )
     for size in sizes:
@@ -385,9 +392,17 @@ def _print_ceilings(chosen: Policy, sizes: Sequence[int]) -> None:
 
 
 def _paragraph(text: str, see: str = "", read: str = "", *, indent: str = "  ") -> None:
-    print(textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent))
+    print(textwrap.fill(text, _width(), initial_indent=indent, subsequent_indent=indent))
     if see:
         print(f"{indent}{see}" + (f" (read {read})" if read else ""))
+
+
+def _sentence(text: str) -> None:
+    print(textwrap.fill(text, _width()) if sys.stdout.isatty() else text)
+
+
+def _width() -> int:
+    return min(_WIDTH, shutil.get_terminal_size((_WIDTH, 0)).columns) if sys.stdout.isatty() else _WIDTH
 
 
 def _table(rows: Sequence[tuple[str, ...]], *, numbers: Sequence[int] = (), space: bool = True) -> None:
@@ -396,7 +411,8 @@ def _table(rows: Sequence[tuple[str, ...]], *, numbers: Sequence[int] = (), spac
         return
     if space:
         print()
-    wrap_at = _WIDTH // 2
+    others = sum(max(map(len, column)) + 2 for place, column in enumerate(zip(*rows, strict=True)) if place != 1)
+    wrap_at = _WIDTH // 2 if _width() == _WIDTH else max(_NARROWEST, _width() - 2 - others)
     wrapped = [
         [textwrap.wrap(cell, wrap_at) or [""] if column == 1 else [cell] for column, cell in enumerate(row)]
         for row in rows

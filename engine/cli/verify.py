@@ -161,7 +161,7 @@ def _run(
     say = sys.stderr if output == "-" or show_progress else sys.stdout
     if request.pipe is not None:
         print(f"engine: the journal of this run is {request.journal}.", file=sys.stderr)
-    progress = Progress(sys.stderr) if show_progress else None
+    progress, go_on = Progress(sys.stderr) if show_progress else None, _resume_command(request)
 
     def tell_forecast(told: Outlook) -> None:
         for line in forecast_lines(told):
@@ -173,12 +173,15 @@ def _run(
     with Verification(request, forecast=tell_forecast, metrics=metrics) as verification, _served(served, verification):
         gevent.signal_handler(signal.SIGUSR1, _tell_lanes, verification, progress)
         for number in (signal.SIGINT, signal.SIGTERM):
-            gevent.signal_handler(number, _Stopper(verification))
+            gevent.signal_handler(number, _Stopper(verification, go_on))
         gevent.signal_handler(signal.SIGHUP, _HangUp(verification, at_terminal=sys.stderr.isatty()))
         if progress is not None:
             progress.start(verification)
         try:
             done = verification.run()
+        except BrokenPipeError:  # main.py ends the process
+            print(f"engine: nobody reads the rows any more; all that is settled is kept. Go on with: {go_on}", file=say)
+            raise
         finally:
             if progress is not None:
                 progress.stop()
@@ -186,7 +189,7 @@ def _run(
         for line in verdict_lines(counts):
             print(line, file=say)
     if not done:
-        print(f"engine: stopped; everything settled is kept. Go on with: {_resume_command()}", file=sys.stderr)
+        print(f"engine: stopped; everything settled is kept. Go on with: {go_on}", file=sys.stderr)
         sys.exit(1)
     if any(counts.get(code) for code in ENDINGS):
         print("What ended without a verdict is taken up again with --resume.", file=say)
@@ -223,13 +226,14 @@ def _tell_lanes(verification: Verification, progress: Progress | None) -> None:
 class _Stopper:
     """The first signal stops politely, the second at once; the journal keeps everything either way."""
 
-    def __init__(self, verification: Verification) -> None:
+    def __init__(self, verification: Verification, go_on: str) -> None:
         self._verification = verification
+        self._go_on = go_on
         self._asked = False
 
     def __call__(self) -> None:
         if self._asked:
-            sys.stderr.write(f"engine: stopped at once. Go on with: {_resume_command()}\n")
+            sys.stderr.write(f"engine: stopped at once. Go on with: {self._go_on}\n")
             sys.stderr.flush()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGKILL)
@@ -251,8 +255,14 @@ class _HangUp:
             self._verification.reload()
 
 
-def _resume_command() -> str:
+def _resume_command(request: Request) -> str:
+    """What goes on where this run stops. Nobody knows what a pipe has received: all rows go to a file then."""
     words = ["engine", *sys.argv[1:]]
+    if request.pipe is not None:
+        named = {"-o-": "-oFILE", "--output=-": "--output=FILE"}
+        after = zip(["", *words], words, strict=False)
+        words = ["FILE" if before in ("-o", "--output") else named.get(word, word) for before, word in after]
+        words += [] if any(word.startswith("--journal") for word in words) else ["--journal", str(request.journal)]
     return shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 

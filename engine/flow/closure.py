@@ -2,7 +2,8 @@
 
 1. A lane or domain that stayed closed to us for the policy's give_up in one piece ends what waits there: when a session
    ends, and within GIVE_UP_EVERY_S where nobody visits any more.
-2. Breakers are told of by who has them, a lane, or by who met them: a session may dial another provider's host.
+2. Each move of a breaker is counted, logged, and a row of the audit. Those of caps are told of by who has them, a lane,
+   or by who met them: a session may dial another provider's host.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from engine.core.schedule import Schedule
 from engine.flow.supply import Supply
 from engine.log import log
 from engine.metrics import Metrics
+from engine.store.audit import AuditRow
 from engine.store.journal import Journal
 
 GIVE_UP_EVERY_S = 60.0
@@ -52,6 +54,12 @@ class Closures:
             if domain.hold is not None and domain.name not in self._held:
                 self._held.add(domain.name)
                 log.warning("domain_held", lane=lane.key, domain=domain.name, cause=domain.hold.cause)
+
+    def tell_identity(self, breaker: Breaker) -> None:
+        """Tell each move of the breaker above all lanes, once."""
+        if self._has_moved("", breaker):
+            self._audit(breaker, f"identity {self._identity.name}")
+            log.warning("identity_breaker_moved", identity=self._identity.name, **_move(breaker))
 
     def give_up(self, lane: Lane, now: float) -> bool:
         """End what waits at a lane or domain that stayed closed to us for so long; True when something did."""
@@ -96,15 +104,23 @@ class Closures:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _tell(self, lane: Lane, key: str, provider: str, breaker: Breaker) -> None:
+        if self._has_moved(key, breaker):
+            self._metrics.breaker_moved(provider, self._identity.name, breaker.state)
+            self._audit(breaker, f"{key} of {provider}")
+            if breaker.state is not BreakerState.HALF_OPEN:  # an attempt is no news
+                log.warning("breaker_moved", lane=lane.key, provider=provider, **_move(breaker))
+
+    def _has_moved(self, key: str, breaker: Breaker) -> bool:
         if breaker.state is self._moved.get(key, BreakerState.CLOSED):
-            return
+            return False
         self._moved[key] = breaker.state
-        self._metrics.breaker_moved(provider, self._identity.name, breaker.state)
-        facts: dict[str, str | int] = {"lane": lane.key, "provider": provider}
-        if breaker.state is BreakerState.OPEN:
-            facts |= {"cause": breaker.cause, "for_s": max(0, round(breaker.until - time.monotonic()))}
-        tell = log.debug if breaker.state is BreakerState.HALF_OPEN else log.warning  # an attempt is no news
-        tell("breaker_moved", to=breaker.state.value, **facts)
+        return True
+
+    def _audit(self, breaker: Breaker, whose: str) -> None:
+        lasts = f" for {_lasts_s(breaker)} s" if breaker.state is BreakerState.OPEN else ""
+        note = f"breaker of {whose}: {breaker.state.value}{lasts}"
+        row = AuditRow(time.time(), "breaker", reason=breaker.cause, identity=self._identity.key, note=note)
+        self._journal.audit([row])
 
     def _end(self, lane: Lane, cause: str) -> None:
         """End what waits in a lane that is closed to us."""
@@ -113,3 +129,15 @@ class Closures:
         self._supply.forget_more(lane)
         self._journal.end("provider_paused", self._stamp(), lane=lane.key, identity=self._identity.key)
         log.warning("given_up", lane=lane.key, ending="provider_paused", cause=cause)
+
+
+def _move(breaker: Breaker) -> dict[str, str | int]:
+    """A move as the log tells it."""
+    move: dict[str, str | int] = {"to": breaker.state.value}
+    if breaker.state is BreakerState.OPEN:
+        move |= {"cause": breaker.cause, "for_s": _lasts_s(breaker)}
+    return move
+
+
+def _lasts_s(breaker: Breaker) -> int:
+    return max(0, round(breaker.until - time.monotonic()))

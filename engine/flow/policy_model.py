@@ -127,7 +127,15 @@ def many(kind: Kind, collect: Callable[[Iterable[Any]], Any] = tuple, *, at_leas
             raise GrammarError(f"{value!r} is not a list (write [a, b], or one `- a` a line)")
         if len(value) < at_least:
             raise GrammarError(f"the list is empty (expected at least {at_least})")
-        return collect(kind.read(item) for item in value)
+        found, problems = [], []
+        for item in value:
+            try:
+                found.append(kind.read(item))
+            except GrammarError as error:
+                problems.append(str(error))
+        if problems:
+            raise GrammarError("; ".join(problems))
+        return collect(found)
 
     def write(value: Any) -> list[Any]:
         return [kind.write(item) for item in (sorted(value) if isinstance(value, frozenset) else value)]

@@ -179,6 +179,7 @@ class Prober:
         self._memory.charged(visit.caps)
         self._desk.metrics.lane_waited(visit.lane.policy.name, self.identity.name, visit.waited_s)
         self._closures.tell(visit.lane, visit.caps)
+        self._closures.tell_identity(self._guard.breaker.breaker)
 
     def visit(self, visit: Visit) -> None:
         """Make a visit; whatever goes wrong with us or the disk ends the run."""
@@ -321,6 +322,7 @@ class Prober:
         self._refuse(lane.policy)
         self._supply.refill(lane, now)
         self._closures.tell(lane, visit.caps)
+        self._closures.tell_identity(self._guard.breaker.breaker)
         self._closures.give_up(lane, now)
         self.schedule.touch(lane, now, visit.caps)
         self._caps.done(visit, now)
@@ -365,6 +367,7 @@ class Prober:
                     self._closures.leave(lane)
             if witnesses and not reached and self._guard.connections == before:
                 self._guard.closed()
+                self._closures.tell_identity(self._guard.breaker.breaker)
         except Exception as error:  # noqa: BLE001 - as in a session
             self._shared.fail(error)
         self._shared.wake()

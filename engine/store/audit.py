@@ -52,7 +52,7 @@ _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", 
 class AuditRow(NamedTuple):
     """One thing that happened. `at` is Unix time in seconds; `code` is None where there was no reply.
 
-    `kind` says what it was: `connect`, `rcpt`, `control`, `positive_control`, `order`, `policy`, `erasure`, ...
+    `kind` says what it was: `connect`, `rcpt`, `control`, `positive_control`, `order`, `policy`, `breaker`, ...
     `address` and `text` (the reply) are personal and can be erased. All else stays as long as the chain does, so
     `note` (plain facts of rows that are no replies) must never name a person's address.
     """

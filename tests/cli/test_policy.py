@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,7 +125,7 @@ def test_explain_shows_origin_source_and_ceiling(own: Path) -> None:
     assert lines["sessions.rate"] == ["6/min", "gmail.yaml"]
     assert lines["timeouts.connect"] == ["10s", "default.yaml"]
     assert f"sessions ({own}/gmail.yaml)\n    measured by us" in found
-    assert "refusals.rate                    250       1,500  binds at start and at ceiling" in found
+    assert "refusals.rate                    250       1,500  binds at start and ceiling" in found
     assert all(line == line.rstrip() for line in found.splitlines())
 
 
@@ -173,6 +178,32 @@ def test_what_is_no_address_is_refused(target: str) -> None:
     found = run("explain", target, "--offline")
     assert found.exit_code == 2
     assert "is neither an address nor a domain" in found.stderr
+
+
+def test_a_narrow_terminal_gets_a_narrow_page() -> None:
+    """No line but that of an address on the web is longer than 80 columns, where the terminal has so many."""
+    reader, terminal = pty.openpty()
+    environ = os.environ | {"COLUMNS": "80"}
+    command = [sys.executable, "-m", "engine", "policy", "explain", "gmail.com", "--offline"]
+    process = subprocess.Popen(command, stdout=terminal, env=environ)
+    os.close(terminal)
+    page = b""
+    with contextlib.suppress(OSError):  # the other side closes
+        while block := os.read(reader, 4096):
+            page += block
+    os.close(reader)
+    assert process.wait() == 0
+    lines = page.decode().splitlines()
+    assert [line for line in lines if len(line) > 80 and "https://" not in line] == []
+    assert any(line.endswith("gmail.yaml") for line in lines)
+
+
+@pytest.mark.parametrize("host", ["", "a b", "192.0.2.1", "localhost"])
+def test_what_is_no_mail_host_is_refused(host: str) -> None:
+    """An address or a typing mistake would fall under `default`, and say nothing."""
+    found = run("explain", "example.org", "--mx", host)
+    assert found.exit_code == 2
+    assert f"--mx {host}: expected the name of a mail host, for example mx.example.com" in found.stderr
 
 
 def test_the_transcripts_are_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

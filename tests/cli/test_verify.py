@@ -400,6 +400,28 @@ def test_a_signal_stops_cleanly_and_the_printed_command_finishes_the_job(engine,
     assert not (where / "out.csv.part").exists()
 
 
+@pytest.mark.parametrize("ending", ["closed", "stopped"])
+def test_a_pipe_that_ends_early_says_how_to_get_all_rows(engine, started, enhanced, lab, where, ending):
+    """Nobody reads any more, or Ctrl-C: exit 1 with a command that works, and asks nobody again whose row was told."""
+    with started("verify", "slow.txt", "-o", "-", *enhanced) as process:
+        told = [process.stdout.readline() for _ in range(3)]
+        if ending == "closed":
+            process.stdout.close()
+            stderr = process.stderr.read()
+            process.wait(timeout=LIMIT_S)
+        else:
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1, stderr
+    assert ("nobody reads the rows any more" in stderr) is (ending == "closed")
+    since = time.monotonic()
+    done = engine(*resumed(stderr))
+    assert done.returncode == 0, done.stderr
+    assert {row["address"]: row["reason"] for row in rows_of(where / "FILE")} == dict.fromkeys(SLOW, "rcpt_ok")
+    again = {row["text"] for row in lab.log() if row["t"] > since and row["event"] == "command"}
+    assert not [row for row in told[1:] if f"RCPT TO:<{row.partition(',')[0]}>" in again]
+
+
 def test_two_signals_stop_at_once_and_nothing_is_lost(engine, started, enhanced, lab, where):
     """The second Ctrl-C does not wait for anybody; the command to go on is printed all the same."""
     asked = sum(row["event"] == "command" and "@slow.lab>" in row["text"] for row in lab.log())
@@ -418,7 +440,11 @@ def test_a_second_run_under_the_same_identity_is_told_who_holds_it(engine, start
     asked = sum(row["event"] == "command" and "@slow.lab>" in row["text"] for row in lab.log())
     with started("verify", "slow.txt", "-o", "slow.csv", *enhanced) as process:
         until_asked(lab, "slow.lab", asked + 1, process)
-        second = engine("verify", "list.txt", "-o", "out.csv", *enhanced)
+        process.send_signal(signal.SIGSTOP)  # however slow the second one starts, the first has not ended yet
+        try:
+            second = engine("verify", "list.txt", "-o", "out.csv", *enhanced)
+        finally:
+            process.send_signal(signal.SIGCONT)
         assert second.returncode == 2
         assert f"process {process.pid}" in second.stderr
         assert not (where / "out.csv.journal").exists()

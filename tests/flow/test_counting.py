@@ -133,3 +133,23 @@ def test_what_closes_to_us_and_what_is_given_up_is_logged(
     assert opened["cause"] == "ip_blocklisted"
     assert {event["to"] for event in again} <= {"open"}
     assert (ended["event"], ended["ending"]) == ("given_up", "provider_paused")
+
+
+def test_each_move_of_a_breaker_is_in_log_counter_and_audit(
+    verify: Callable[..., Any], logged: Callable[[], list[dict[str, Any]]]
+) -> None:
+    """Of three organisations that refuse us, and of the identity that they close."""
+    names = [f"refuses-{n}.lab" for n in range(1, 6)]
+    replies = {"rcpt": "554 5.7.1 Service unavailable; Client host [{client}] blocked using zen.spamhaus.org"}
+    with LabProcess(
+        {"personas": {"wall": {"replies": replies}}, "domains": {name: {"persona": "wall"} for name in names}}
+    ) as lab:
+        run = verify(lab, [f"ada@{name}" for name in names], policies=HASTE, concurrency=1)
+    moves = [event for event in logged() if event["event"].endswith("breaker_moved")]
+    (identity,) = [event for event in moves if event["event"] == "identity_breaker_moved"]
+    assert (identity["to"], identity["cause"], identity["identity"]) == ("open", "ip_blocklisted", "lab")
+    notes = [note for (note,) in run.query("SELECT note FROM attempts WHERE kind = 'breaker' ORDER BY seq")]
+    assert len([note for note in notes if note.endswith(" s")]) == len([each for each in moves if each["to"] == "open"])
+    assert any(note.startswith("breaker of identity lab: open for ") for note in notes)
+    counted = samples(run.verification)["engine_breaker_transitions_total", "lab", "default", "open"]
+    assert counted == len(moves) - 1 >= 3

@@ -74,6 +74,7 @@ REFUSED = [
     ("control_rcpt: {refuses_unknown_domains: [gmail]}", "refuses_unknown_domains: 'gmail' is not a domain"),
     ("retry: {greylist: 5m}", "retry.greylist: '5m' is not a list"),
     ("retry: {greylist: []}", "retry.greylist: the list is empty"),
+    ("retry: {greylist: [5m, 7, soon]}", "1h30m); 'soon' is not a duration (expected"),
     ("aliases: [Some One]", "aliases: 'Some One' is not a name"),
     ('terms: {say: "no", see: nowhere}', "terms.see: 'nowhere' is not an address"),
     ('terms: {say: "no", read: 22.11.2026}', "terms.read: '22.11.2026' is not a day (expected YYYY-MM-DD"),

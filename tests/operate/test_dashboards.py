@@ -133,6 +133,20 @@ def test_every_metric_is_read() -> None:
     assert UNSEEN.isdisjoint(USED)
 
 
+def test_every_metric_of_the_documentation_is_there() -> None:
+    """No page speaks of a metric that nobody exports or records; the reference has each that is exported."""
+    pages = {path: path.read_text("utf-8") for path in (ROOT / "docs").rglob("*.md")}
+    pages[ROOT / "README.md"] = (ROOT / "README.md").read_text("utf-8")
+    told = {path: set(re.findall(r"\b(?:\w+:)?engine_[a-z_]+(?::\w+)?", text)) for path, text in pages.items()}
+    wrong = {
+        path.name: found
+        for path, names in told.items()
+        if (found := {family_of(n) for n in names} - {*EXPORTED, *RECORDED})
+    }
+    assert wrong == {}
+    assert told[ROOT / "docs/metrics.md"] == set(EXPORTED)
+
+
 def test_labels_are_those_of_the_series() -> None:
     """Selectors, groupings and legends name labels that the series in question have."""
     for place, expr, legend in expressions():
