@@ -75,6 +75,7 @@ class Supply:
         self._wall = wall
         self._after = 0
         self._exhausted = False  # the journal holds no more sites
+        self._taken: set[int] = set()  # ids of sites that are in memory with all they have, or parked
         self._parked: list[tuple[float, int]] = []  # when a site that made room comes back, and its journal id
         self._knocking: dict[int, Item] = {}  # by site id, of those parked in Standard mode: the journal has no ladder
         self._room_at = 0.0  # when sites that could make room are looked for again
@@ -84,8 +85,8 @@ class Supply:
         self._reading: set[str] = set()  # lanes for which a page is being read
 
     def look_anew(self) -> None:
-        """Sites came that were not there when the journal was read."""
-        self.look_at, self._exhausted = 0.0, False
+        """Sites came that were not there when the journal was read, wherever they stand in it."""
+        self._after, self.look_at, self._exhausted = 0, 0.0, False
 
     def reset(self) -> None:
         """Forget all lanes; what waits is read from the journal again. No session may be open."""
@@ -93,6 +94,7 @@ class Supply:
             self.retire(lane)
         self._more.clear()
         self._parked.clear()
+        self._taken.clear()
         self._after, self.look_at, self._exhausted = 0, 0.0, False
 
     def fill(self, now: float) -> None:
@@ -110,7 +112,7 @@ class Supply:
             self._bring_back(now)
         elif not self._exhausted:
             loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
-            self._take_in(loads, now)
+            self._take_in([load for load in loads if load.site.id not in self._taken], now)
             if len(loads) == SITES_AT_ONCE:
                 self._after = loads[-1].site.id
                 return
@@ -143,7 +145,7 @@ class Supply:
     def retire(self, lane: Lane) -> None:
         """Forget a lane whose work is done; its windows live on in the identity state."""
         for key in self._lane_sites.pop(lane.key, ()):
-            self.sites.pop(key, None)
+            self._taken.discard(self.sites.pop(key).id)
         if self._firsts:
             self._firsts = {item: key for item, key in self._firsts.items() if key != lane.key}
         if lane.key in self._schedule.lanes:
@@ -237,6 +239,7 @@ class Supply:
             heapq.heappush(self._parked, (until, site_id))
             self._more.pop(lane.key, None)
             self.retire(lane)
+            self._taken.add(site_id)
         return left
 
     def _rests_until(self, lane: Lane, now: float) -> float | None:
@@ -258,11 +261,13 @@ class Supply:
             if self._back_at > now or len(self._schedule.lanes) >= LANES:
                 return
             _, site_id = heapq.heappop(self._parked)
+            self._taken.discard(site_id)
             loads = self._journal.load(self._identity, site_id - 1, 1, SITE_SHARE)
             self._take_in([load for load in loads if load.site.id == site_id], now)
             self._knocking.pop(site_id, None)
 
     def _take_in(self, loads: list[Load], now: float) -> None:
+        self._taken.update(load.site.id for load in loads)
         new: dict[str, Lane] = {}
         expected: list[Expected] = []
         for load in loads:

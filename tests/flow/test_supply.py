@@ -27,6 +27,12 @@ def lab():
         yield running
 
 
+@pytest.fixture(autouse=True)
+def afresh(lab):
+    """No test meets what a greylist remembers of another."""
+    lab.reset()
+
+
 def test_a_domain_whose_next_page_is_being_read_is_not_forgotten(lab, verify, monkeypatch):
     """Its last session may end between the reading of its addresses and their coming into the lane."""
     monkeypatch.setattr(supply, "SITE_SHARE", 8)
@@ -91,3 +97,35 @@ def test_sites_that_are_knocked_at_again_make_room_too(lab, verify, cramped):
     again = min(t for place, (t, host) in enumerate(dialled) if host in {each for _, each in dialled[:place]})
     assert max(t for t, host in dialled if "many" in host) < again
     assert all(len(run.log.sessions(f"engaged-{number:02}.lab")) == 2 for number in range(1, 13))
+
+
+def test_who_is_asked_first_is_asked_once(lab, verify, cramped):
+    """An order names an address whose site is not in memory yet: when that comes, the address does not come again."""
+    rows = [f"user1@many{number:05}.lab" for number in range(1, 41)] + ["ada@put-off-01.lab"]
+    first = []
+
+    def ask(verification):
+        if verification.lanes() and not first:
+            first.append(verification._run.probers[0].ask_first(rows[-1]))
+        return False
+
+    run = verify(lab, rows, concurrency=4, stop_when=ask, policies={"default": {"retry": {"greylist": ["3s"]}}})
+    assert first
+    assert set(run.reasons.values()) == {"rcpt_ok"}
+    assert [run.log.recipients().count(address) for address in rows] == [1] * 40 + [2]
+
+
+def test_looking_anew_brings_nothing_twice(lab, verify):
+    """Another identity left sites to this one: what it has in memory is read with them, and does not come again."""
+    rows = [f"user1@many{number:05}.lab" for number in range(1, 41)] + ["ada@put-off-01.lab"]
+    looks = []
+
+    def look(verification):
+        if len(looks) < 20 and verification.lanes():
+            looks.append(verification._run.probers[0].take_over())
+        return False
+
+    run = verify(lab, rows, concurrency=4, stop_when=look)
+    assert looks
+    assert set(run.reasons.values()) == {"rcpt_ok"}
+    assert [run.log.recipients().count(address) for address in rows] == [1] * 40 + [2]
