@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gevent.lock import BoundedSemaphore
@@ -81,13 +81,19 @@ class Memory:
         if lane.unsaved or changed:
             self.save([lane] if lane.unsaved else [], changed)
 
-    def charged(self, caps: Iterable[Cap]) -> None:
+    def charged(self, caps: Sequence[Cap]) -> None:
         """These were charged for what is about to be asked; it is on disk before a grant that comes after it.
 
-        But for a cap that counts every session of the identity: that one is saved once in SOON_S.
+        But for a cap that counts every session of the identity: that one is saved once in SOON_S. A site is left out
+        where its address, with the same numbers, owes as much: that one keeps it back.
         """
         now = self._clock()
-        owing = [cap for cap in caps if cap.full_at > now + SOON_S]
+        above: Sequence[Cap | None] = (*caps[1:], None)
+        owing = [
+            cap
+            for cap, over in zip(caps, above, strict=True)
+            if cap.full_at > now + SOON_S and not _stands_for(over, cap)
+        ]
         if any(cap.starts is not None for cap in owing):
             if now < self._counts_at:
                 owing = [cap for cap in owing if cap.starts is None]
@@ -138,6 +144,11 @@ class Memory:
 
     def _holds(self, lane: Lane) -> str:
         return self.key(f"holds of {lane.key}")
+
+
+def _stands_for(over: Cap | None, cap: Cap) -> bool:
+    """Whether a cap above keeps everybody back who is kept back here."""
+    return over is not None and over.pace is not None and over.policy is cap.policy and over.full_at >= cap.full_at
 
 
 def away_s(kept: Mapping[str, Any], wall: float) -> float:
