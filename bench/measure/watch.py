@@ -62,13 +62,12 @@ class Running:
         if pid:
             spent.wall_s = time.monotonic() - self.began
             spent.cpu_s = usage.ru_utime + usage.ru_stime
-            spent.rss_peak = max(spent.rss_peak, usage.ru_maxrss * 1024)
             spent.exit = self.process.returncode = os.waitstatus_to_exitcode(status)
             spent.stdout = self._out.read_text(encoding="utf-8", errors="replace")
             spent.stderr = self.errors()
             return False
         rss = sum(_rss(each) for each in children(self.pid))
-        spent.rss_peak = max(spent.rss_peak, rss)
+        spent.rss_peak = max(spent.rss_peak, rss, _rss_highest(self.pid))
         spent.samples.append((time.monotonic() - self.began, sum(_cpu(each) for each in children(self.pid)), rss))
         return True
 
@@ -87,6 +86,15 @@ def _rss(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
+
+
+def _rss_highest(pid: int) -> int:
+    """What it had at most since its program began; rusage counts from the fork, with our own memory in it."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _cpu(pid: int) -> float:
