@@ -38,6 +38,8 @@ class Running:
     def __init__(self, command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
         self._out = folder / "stdout.txt"
         self._err = folder / "stderr.txt"
+        env = dict(os.environ if env is None else env)
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled once, and not at every start
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=env,
