@@ -134,6 +134,15 @@ class Queue:
             domain.items.append(item)
         self.offer(domain, now, first=first)
 
+    def put_first(self, name: str, item_id: int, now: float) -> None:
+        """Put an address ahead, and its domain too, if it waits for its turn and for nothing else."""
+        domain = self.domains.get(name)
+        for place, item in enumerate(domain.items if domain is not None else ()):
+            if item.id == item_id and domain is not None:
+                domain.items.insert(0, domain.items.pop(place))
+                self.offer(domain, now, first=True)
+                return
+
     def want_control(self, domain: Domain, now: float, at: float) -> None:
         """Accepted addresses wait for the domain's control, to be asked from `at` on, ahead of new addresses."""
         self._controls += domain.control_due is None

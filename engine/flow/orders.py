@@ -88,6 +88,9 @@ class OrderDesk:
         ]
         new = [row for row in rows if run.journal.row_of(row.key) is None]
         run.journal.add_rows(new)
+        for found in [found for row in new if (found := run.journal.row_of(row.key)) is not None]:
+            for prober in run.probers:
+                prober.reserve(found["id"])
         for row in new:
             if row.domain and not row.reason:
                 run.journal.reroute(row.domain)

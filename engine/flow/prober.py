@@ -280,6 +280,10 @@ class Prober:
         self._shared.wake()
         return self.open_sessions
 
+    def reserve(self, item_id: int) -> None:
+        """An address that was just added to the journal is for `ask_first` alone."""
+        self._supply.reserve(item_id)
+
     def ask_first(self, key: str) -> None:
         """Put an address of the journal ahead of the queues, within the same limits, if its site is this one's."""
         self._supply.ask_first(key, time.monotonic())

@@ -157,22 +157,34 @@ class Supply:
         """Its addresses were ended in the journal: nothing more of it is to be read."""
         self._more.pop(lane.key, None)
 
+    def reserve(self, item_id: int) -> None:
+        """An address that comes into the journal is for `ask_first` alone: no site brings it, whenever it is read."""
+        self._firsts[item_id] = ""
+
     def ask_first(self, key: str, now: float) -> None:
         """Put an address of the journal ahead of its queue (an order's `check`)."""
         row = self._journal.row_of(key)
-        if row is None or row["state"] != WAITING or row["site_id"] is None:
+        if row is None or row["state"] != WAITING or row["site_id"] is None or self._firsts.get(row["id"]):
             return
         site = self._journal.site(row["site_id"])
         if site.identity != self._identity:
+            self._firsts.pop(row["id"], None)
             return
-        new = site.lane not in self._schedule.lanes
+        if not self._comes_with(site, row["id"]):
+            new = site.lane not in self._schedule.lanes
+            lane = self._lane(site)
+            expected = self._expect(lane, site.key, [(row["domain_id"], row["domain"])])
+            self._know({lane.key: lane}, expected, now, lanes_are_new=new)
         lane = self._lane(site)
-        item = Item(row["id"], row["local"], row["domain"])
-        expected = self._expect(lane, site.key, [(row["domain_id"], row["domain"])])
-        self._know({lane.key: lane}, expected, now, lanes_are_new=new)
-        lane.queue.add(item, now, first=True)
-        self._firsts[item.id] = lane.key
+        if self._comes_with(site, row["id"]):  # its site came meanwhile, too: it waits there, or is being asked
+            lane.queue.put_first(row["domain"], row["id"], now)
+        else:
+            lane.queue.add(Item(row["id"], row["local"], row["domain"]), now, first=True)
+            self._firsts[row["id"]] = lane.key
         self._schedule.touch(lane, now)
+
+    def _comes_with(self, site: Site, item_id: int) -> bool:
+        return site.id in self._taken and item_id not in self._firsts
 
     def adopt(self, policies: PolicySet, now: float) -> int:
         """Other policies for the lanes there are and for those to come; says how many lanes they change."""
