@@ -83,22 +83,14 @@ class Gate:
     """A rate that is kept twice: when something is granted, and when it leaves, which what lies between may put off.
 
     A greeting that comes late would let what was granted a second apart leave together. So it is granted by one bucket
-    (`ready_at`, `take`), and passes another of the same rate on its way out (`leaves_at`, `leave`).
+    (`granted`), and passes another of the same rate on its way out (`leaves_at`, `leave`).
     """
 
-    __slots__ = ("_granted", "_left")
+    __slots__ = ("_left", "granted")
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
-        self._granted = TokenBucket(rate_per_s, burst)
+        self.granted = TokenBucket(rate_per_s, burst)
         self._left = TokenBucket(rate_per_s, burst)
-
-    def ready_at(self, now: float, tokens: int = 1) -> float:
-        """The moment from which `tokens` may be granted together."""
-        return self._granted.ready_at(now, tokens)
-
-    def take(self, now: float, tokens: int = 1) -> bool:
-        """Grant `tokens` together, or nothing; `now` may lie ahead."""
-        return self._granted.take(now, tokens)
 
     def leaves_at(self, now: float, tokens: int = 1) -> float:
         """The moment from which `tokens` that were granted may leave together; `now` when at once."""
@@ -111,24 +103,24 @@ class Gate:
     @property
     def full_at(self) -> float:
         """From when on it is as good as new."""
-        return max(self._granted.full_at, self._left.full_at)
+        return max(self.granted.full_at, self._left.full_at)
 
     def set_rate(self, rate_per_s: float, now: float, burst: int | None = None) -> None:
         """As of a bucket."""
-        self._granted.set_rate(rate_per_s, now, burst)
+        self.granted.set_rate(rate_per_s, now, burst)
         self._left.set_rate(rate_per_s, now, burst)
 
     def owed(self, now: float) -> float:
         """As of a bucket, whichever owes more."""
-        return max(self._granted.owed(now), self._left.owed(now))
+        return max(self.granted.owed(now), self._left.owed(now))
 
     def owe(self, tokens: float, now: float, away_s: float = 0.0) -> None:
         """As of a bucket."""
-        self._granted.owe(tokens, now, away_s)
+        self.granted.owe(tokens, now, away_s)
         self._left.owe(tokens, now, away_s)
 
     def __repr__(self) -> str:
-        return f"<Gate {self._granted!r}>"
+        return f"<Gate {self.granted!r}>"
 
 
 class Spending:
@@ -175,6 +167,8 @@ class SlidingCount:
 
     def room_at(self, now: float) -> float:
         """When the next token comes free; `now` when one is free already."""
+        if self._total < self.limit:  # what has left the window since can only make it less
+            return now
         excess = self.spent(now) - self.limit
         if excess < 0:
             return now
@@ -199,6 +193,7 @@ class SlidingCount:
 
     def spend(self, now: float, tokens: int) -> Spending:
         """Spend `tokens` all together; the caller has seen that there is room. `now` may lie a little ahead."""
+        self.spent(now)
         entry = Spending(now, tokens)
         entries = self._entries
         position = len(entries)

@@ -159,7 +159,7 @@ class Cap:
                 return None
             due = max(due, breaker.until)
         if self.sessions is not None:
-            due = max(due, self.sessions.ready_at(now))
+            due = max(due, self.sessions.granted.ready_at(now))
         if self.starts is not None:
             due = max(due, self.starts.room_at(now))
         return due
@@ -168,8 +168,9 @@ class Cap:
         """When it grants `size` recipients in a session that is open."""
         due = now
         if self.pace is not None and self.recipients is not None:
-            self.pace.recover(now)
-            due = self.recipients.ready_at(now, size)
+            if not self.pace.settled:
+                self.pace.recover(now)
+            due = self.recipients.granted.ready_at(now, size)
         for window in self.windows.values():
             room_at = window.room_at(now)
             due = max(due, room_at)
@@ -181,9 +182,9 @@ class Cap:
         if self.budget is not None:
             found["refusals.rate" if self.pace is not None else "limits.refusals"] = self.budget.room_at(now)
         if self.recipients is not None:
-            found["recipients.rate"] = self.recipients.ready_at(now, size)
+            found["recipients.rate"] = self.recipients.granted.ready_at(now, size)
         if self.sessions is not None:
-            found["sessions.rate"] = self.sessions.ready_at(now)
+            found["sessions.rate"] = self.sessions.granted.ready_at(now)
         if self.starts is not None:
             found["limits.sessions"] = self.starts.room_at(now)
         for window in self.windows.values():
@@ -210,7 +211,7 @@ class Cap:
         """Charge a session that starts; says which breaker it is the half-open session of."""
         self.open_sessions += 1
         if self.sessions is not None:
-            self.sessions.take(now)
+            self.sessions.granted.take(now)
         if self.starts is not None:
             self.starts.spend(now, 1)
         if self.breaker is None or self.breaker.state is BreakerState.CLOSED:
@@ -221,7 +222,7 @@ class Cap:
     def charge(self, at: float, tokens: int) -> list[Charge]:
         """Charge the recipients of a transaction that is asked at `at`."""
         if self.recipients is not None:
-            self.recipients.take(at, tokens)
+            self.recipients.granted.take(at, tokens)
         return [Charge(key, window, window.spend(at, tokens)) for key, window in self.windows.items()]
 
     def observe(

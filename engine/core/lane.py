@@ -127,6 +127,8 @@ class Lane:
         domain = self.queue.next()
         if domain is None or self.brake.doubt is not Doubt.NONE:
             return 0
+        if self.per_transaction == 1 or len(domain.items) <= 1:
+            return 1
         return self._size(domain, now, min(self.refusals_per_session, self.per_session + 1), self.caps)
 
     def ready_at(self, now: float) -> float | None:

@@ -28,7 +28,7 @@ FROZEN_S = DAY_S
 class Pace:
     """The adaptive rate of a bucket, in starts a second."""
 
-    __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_own", "_range", "rate_per_s")
+    __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_own", "_range", "rate_per_s", "settled")
 
     def __init__(self, rates: Range, limits: PaceRange, bucket: TokenBucket | Gate) -> None:
         self._range = rates
@@ -37,14 +37,14 @@ class Pace:
         self._cut_at = NEVER
         self._changed_at = NEVER
         self._own: float | None = None  # the rate that experience made; None: the range's start
-        self.rate_per_s = self._inside()  # the rate now
+        self._place()
 
     def adopt(self, rates: Range, limits: PaceRange, burst: int, now: float) -> None:
         """Another range and burst from now on; peace under the old range earns no step in the new one."""
         self._range, self._limits = rates, limits
         if self._changed_at > NEVER:
             self._changed_at = now
-        self.rate_per_s = self._inside()
+        self._place()
         self._bucket.set_rate(self.rate_per_s, now, burst)
 
     def cut(self, now: float) -> bool:
@@ -90,13 +90,14 @@ class Pace:
 
     def _set(self, rate_per_s: float, now: float) -> None:
         self._own = rate_per_s
-        self.rate_per_s = self._inside()
+        self._place()
         self._bucket.set_rate(self.rate_per_s, now)
 
-    def _inside(self) -> float:
-        """What experience made of the rate, inside the range."""
-        own = self._range.start.per_s if self._own is None else self._own
-        return min(self._range.ceiling.per_s, own)
+    def _place(self) -> None:
+        """What experience made of the rate, inside the range; at its ceiling nothing recovers."""
+        own, ceiling = self._range.start.per_s if self._own is None else self._own, self._range.ceiling.per_s
+        self.rate_per_s = min(ceiling, own)  # the rate now
+        self.settled = own >= ceiling
 
     def __repr__(self) -> str:
         return f"<Pace {60 * self.rate_per_s:g}/min of {60 * self._range.ceiling.per_s:g}>"
@@ -105,7 +106,7 @@ class Pace:
 class RefusalBudget:
     """How many unknown recipients may be refused in a window: a sliding count that adapts."""
 
-    __slots__ = ("_count", "_frozen_until", "_halved_at", "_hour_began", "_hour_spent", "_own", "_range")
+    __slots__ = ("_adapts_at", "_count", "_frozen_until", "_halved_at", "_hour_spent", "_own", "_range")
 
     def __init__(self, rates: Range) -> None:
         self._range = rates
@@ -113,7 +114,7 @@ class RefusalBudget:
         self._own: int | None = None  # the limit that experience made; None: the range's start
         self._halved_at = NEVER
         self._frozen_until = NEVER
-        self._hour_began: float | None = None
+        self._adapts_at = NEVER  # when the hour ends over which it is looked at; NEVER: none has begun
         self._hour_spent = 0
 
     @property
@@ -145,12 +146,14 @@ class RefusalBudget:
 
     def room_at(self, now: float) -> float:
         """When the next one may be asked."""
-        self._adapt(now)
+        if now >= self._adapts_at:
+            self._adapt(now)
         return self._count.room_at(now)
 
     def spend(self, now: float, tokens: int) -> Spending:
         """Reserve tokens for RCPTs about to be asked."""
-        self._adapt(now)
+        if now >= self._adapts_at:
+            self._adapt(now)
         self._hour_spent += tokens
         return self._count.spend(now, tokens)
 
@@ -174,7 +177,7 @@ class RefusalBudget:
 
     def blamed(self, now: float) -> bool:
         """A rate or block reply of reach `source`: halve, rounded up, and freeze for a day; at most once an hour."""
-        self._hour_began, self._hour_spent = now, 0
+        self._adapts_at, self._hour_spent = now + HOUR_S, 0
         if now - self._halved_at < HOUR_S:
             return False
         self._halved_at = now
@@ -201,15 +204,15 @@ class RefusalBudget:
 
     def _adapt(self, now: float) -> None:
         """After an hour in which half was spent and nobody blamed us: up by a tenth of the ceiling."""
-        if self._hour_began is None:
-            self._hour_began = now
-        if now - self._hour_began < HOUR_S:
+        if self._adapts_at == NEVER:
+            self._adapts_at = now + HOUR_S
+        if now < self._adapts_at:
             return
         allowed = self._count.limit * max(1.0, HOUR_S / self._count.window_s)
         earned = self._hour_spent * 2 >= allowed and now >= self._frozen_until
         if earned and self._count.limit < self._ceiling:
             self._set(min(self._ceiling, self._count.limit + max(1, self._ceiling // 10)))
-        self._hour_began, self._hour_spent = now, 0
+        self._adapts_at, self._hour_spent = now + HOUR_S, 0
 
     @property
     def _ceiling(self) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from engine.core.brake import Doubt
 from engine.core.bucket import NEVER
 from engine.core.cap import Cap
 from engine.core.lane import Lane, Visit
@@ -178,9 +179,9 @@ class Schedule:
         return size
 
     def _take_ticket(self, lane: Lane) -> int:
-        ticket = self._ticket.get(lane.key)
-        if ticket is None or (lane.urgent and ticket >= 0):
-            ticket = self._ticket[lane.key] = next(self._order) - (_AHEAD if lane.urgent else 0)
+        ticket, urgent = self._ticket.get(lane.key), lane.brake.doubt is Doubt.ASKING
+        if ticket is None or (urgent and ticket >= 0):
+            ticket = self._ticket[lane.key] = next(self._order) - (_AHEAD if urgent else 0)
         return ticket
 
     @staticmethod
