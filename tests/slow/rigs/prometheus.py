@@ -12,7 +12,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ ROOT = CACHE.parents[1]
 RULES = ROOT / "grafana" / "prometheus"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LINKS = {"DOCS_URL": "https://docs.example.org", "GRAFANA_URL": "https://grafana.example.org"}
-_AGE = re.compile(r"(?<=_age_seconds\) > )(\d+)")  # a duration that is written as a number
+_AGE = re.compile(r"(?<=_seconds\) > )(\d+)")  # how long ago: a duration that is written as a number
 _DURATION = re.compile(r"(?<=\[)(\d+)([smhd])(?=\])|(?<=offset )(\d+)([smhd])\b")
 
 
@@ -54,9 +54,9 @@ def rules() -> list[dict[str, Any]]:
 
 
 class PrometheusRig:
-    """Prometheus that scrapes `targets` (job -> HOST:PORT) each second, and evaluates the rules as often."""
+    """Prometheus that scrapes `targets` (job -> HOST:PORT of each) each second, and evaluates the rules as often."""
 
-    def __init__(self, address: str, port: int, targets: Mapping[str, str], faster: float) -> None:
+    def __init__(self, address: str, port: int, targets: Mapping[str, Sequence[str]], faster: float) -> None:
         self._url = f"http://{address}:{port}"
         self._daemon = Daemon("prometheus", own_folder("prometheus"))
         folder = self._daemon.folder
@@ -74,7 +74,7 @@ class PrometheusRig:
             "global": each_second | {"external_labels": shipped},
             "rule_files": [str(folder / "rules.yml")],
             "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()
+                {"job_name": job, "static_configs": [{"targets": list(each)}]} for job, each in targets.items()
             ],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
