@@ -70,15 +70,28 @@ class Breaker:
         self._next_s = min(self._next_s * FACTOR, self.max_open_s)
         return True
 
-    def close(self) -> bool:
-        """The half-open session was answered: closed again; True when it was not closed before."""
+    def close(self, *, forget: bool = True) -> bool:
+        """The half-open session was answered: closed again; True when it was not closed before.
+
+        Without `forget` the next opening goes on doubling, until `forget` is called.
+        """
         if self.state is BreakerState.CLOSED:
             return False
         self.state = BreakerState.CLOSED
         self.cause = ""
         self.closed_to_us_since = None
-        self._next_s = self.open_s
+        if forget:
+            self.forget()
         return True
+
+    def forget(self) -> None:
+        """The next opening is as long as the first."""
+        self._next_s = self.open_s
+
+    @property
+    def next_s(self) -> float:
+        """How long the next opening lasts, without jitter."""
+        return self._next_s
 
     def adopt(self, open_s: float, max_open_s: float) -> None:
         """Other open times from the next opening on; how often it was doubled is kept, up to the new maximum."""

@@ -7,7 +7,8 @@
    many for one, and so stops later, never sooner.
 3. That port 25 is closed on our way out is suspected after 20 connects in a row to 5 or more sites that time out, and
    believed when the sites that answered last can't be reached either: the tail of a list consists of dead hosts.
-4. Half-open asks one address, at the site that answered last.
+4. Half-open asks one address, at the site that answered last. That may be one which never refused us: so an identity
+   that is refused again before it was let in for as long as it would stay away stays away for twice as long.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from engine.core.breaker import Breaker, BreakerState
+from engine.core.bucket import NEVER
 
 OPEN_S = 15 * 60.0
 MAX_OPEN_S = 6 * 3600.0
@@ -76,6 +78,7 @@ class IdentityBreaker:
         self._answers: deque[_Answer] = deque(maxlen=OF_LAST)
         self._timeouts = 0
         self._silent: set[str] = set()
+        self._closed_at = NEVER
 
     @property
     def stops(self) -> bool:
@@ -100,7 +103,7 @@ class IdentityBreaker:
         if not cause or self.stops or not self._convinced():
             return False
         self._answers.clear()
-        return self.breaker.open(now, cause, jitter)
+        return self._open(now, cause, jitter)
 
     def tried(self, now: float, jitter: float, *, cause: str) -> None:
         """What the half-open session heard: nothing against us (`cause` empty) closes, anything else opens again."""
@@ -111,7 +114,8 @@ class IdentityBreaker:
         else:
             self._answers.clear()
             self._hope()
-            self.breaker.close()
+            self.breaker.close(forget=False)
+            self._closed_at = now
 
     def connected(self, site: str, lane: str) -> None:
         """A TCP connection came about: the way out is open, and the site is a witness for that."""
@@ -136,7 +140,7 @@ class IdentityBreaker:
 
     def egress_closed(self, now: float, jitter: float) -> bool:
         """The witnesses could not be reached either."""
-        return self.breaker.open(now, EGRESS, jitter)
+        return self._open(now, EGRESS, jitter)
 
     @property
     def witnesses(self) -> list[tuple[str, str]]:
@@ -162,6 +166,11 @@ class IdentityBreaker:
             self._answers.append(_Answer(site, Organisation(domain, network), refused, named))
         self.breaker.recall(kept.get("breaker", {}), now, away_s)
         self.last.update((site, lane) for site, lane in kept.get("last", ()))
+
+    def _open(self, now: float, cause: str, jitter: float) -> bool:
+        if now - self._closed_at >= self.breaker.next_s:
+            self.breaker.forget()
+        return self.breaker.open(now, cause, jitter)
 
     def _hope(self) -> None:
         self._timeouts = 0

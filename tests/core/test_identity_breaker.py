@@ -187,3 +187,32 @@ def test_a_restart_keeps_it_closed_to_us_and_the_row_that_began():
 def test_a_list_is_known_by_its_operator(name, owner):
     """Zones and pages of one operator are one list."""
     assert operator(name) == owner
+
+
+def refuse_three(breaker: IdentityBreaker, now: float) -> None:
+    for number in range(3):
+        answer(breaker, number, "ip_blocked", now=now)
+
+
+def test_who_is_refused_again_soon_after_a_friendly_trial_stays_away_for_longer():
+    """The half-open session may meet the one site that never refused us: the others get more peace each time."""
+    breaker, now, away = IdentityBreaker(100.0, 900.0), 0.0, []
+    for _ in range(6):
+        refuse_three(breaker, now)
+        away.append(breaker.breaker.until - now)
+        now = breaker.breaker.until
+        breaker.breaker.attempt(now)
+        breaker.tried(now, 0.0, cause="")
+        assert not breaker.stops
+        now += 5.0
+    assert away == [100.0, 200.0, 400.0, 800.0, 900.0, 900.0]
+
+
+def test_who_was_let_in_for_long_begins_anew():
+    """As long as it would have stayed away: then the next refusal is another story."""
+    breaker = IdentityBreaker(100.0, 900.0)
+    refuse_three(breaker, 0.0)
+    breaker.breaker.attempt(100.0)
+    breaker.tried(100.0, 0.0, cause="")
+    refuse_three(breaker, 300.0)
+    assert breaker.breaker.until == 400.0
