@@ -21,6 +21,7 @@ import platform
 import sqlite3
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,6 +189,7 @@ def journal_row() -> Callable[[int], object]:
         )  # fmt: skip
         return do_record([([Outcome(ids[turn], SETTLED if turn % 2 else WAITING, columns)], [row])], conn)
 
+    weakref.finalize(one, conn.close)
     return one
 
 
