@@ -13,6 +13,7 @@ import math
 from functools import lru_cache
 
 NEVER = float("-inf")  # a moment before all others
+LOOKED_THROUGH = 64  # entries from which on those that have left the window are dropped at each look
 REMEMBERED = 20  # steps in which the next run is told of a sliding count
 LONGEST_S = 86_400.0  # no memory, whatever clock it was written by, makes anybody wait for longer
 
@@ -167,8 +168,8 @@ class SlidingCount:
 
     def room_at(self, now: float) -> float:
         """When the next token comes free; `now` when one is free already."""
-        if self._total < self.limit:  # what has left the window since can only make it less
-            return now
+        if self._total < self.limit and len(self._entries) < LOOKED_THROUGH:
+            return now  # what has left the window since can only make it less
         excess = self.spent(now) - self.limit
         if excess < 0:
             return now
@@ -193,7 +194,6 @@ class SlidingCount:
 
     def spend(self, now: float, tokens: int) -> Spending:
         """Spend `tokens` all together; the caller has seen that there is room. `now` may lie a little ahead."""
-        self.spent(now)
         entry = Spending(now, tokens)
         entries = self._entries
         position = len(entries)

@@ -168,3 +168,22 @@ def test_what_was_reserved_keeps_its_place_when_the_rate_rises():
     assert bucket.take(10.0)
     bucket.set_rate(1.0, 1.0)
     assert bucket.ready_at(1.0) == 11.0
+
+
+def test_a_reservation_ahead_drops_nothing_that_still_counts():
+    """What is spent for a moment to come leaves the entries of now where they are: no window holds more."""
+    count = SlidingCount(2, 10.0)
+    count.spend(0.0, 1)
+    count.spend(11.0, 1)  # reserved at 9.0: the first one counts until 10.0
+    assert count.room(9.0) == 0
+    assert count.room_at(9.0) == 10.0
+
+
+def test_entries_that_have_left_the_window_do_not_pile_up():
+    """Also where the limit is never near, and nobody asks what is spent."""
+    count = SlidingCount(1_000_000, 10.0)
+    for second in range(5_000):
+        assert count.room_at(float(second)) == second
+        count.spend(float(second), 1)
+    assert len(count.recent(4_999.0)) <= 20
+    assert len(count._entries) <= 64
