@@ -12,14 +12,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from engine.core.grammar import Range, Rate
 from engine.core.reasons import REASONS, Category, Stage
 
 DEFAULT_NAME = "default"
+REMEMBERED = 4096  # hosts whose policy was looked up last: a survey, a lane and each dial ask for the same
 
 Scope = Literal["site", "provider"]
 Informative = Literal["informative", "uninformative", "never"]
@@ -242,6 +244,7 @@ class PolicySet:
     _by_tail: dict[str, list[tuple[HostPattern, Policy]]] = field(init=False, repr=False, compare=False)
     _by_name: dict[str, Policy] = field(init=False, repr=False, compare=False)
     _by_domain: dict[str, Policy] = field(init=False, repr=False, compare=False)
+    _remembered: Callable[[str], tuple[Policy, str] | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Indexed by a host's last two labels, so that a million domains don't try every pattern each.
@@ -262,9 +265,13 @@ class PolicySet:
         object.__setattr__(self, "_by_name", names)
         domains = {domain: policy for policy in self.policies for domain in policy.match_domains}
         object.__setattr__(self, "_by_domain", domains)
+        object.__setattr__(self, "_remembered", lru_cache(maxsize=REMEMBERED)(self._claim))
 
     def claim(self, host: str) -> tuple[Policy, str] | None:
         """The policy that claims a mail host and the pattern by which it does, or None: only the default is left."""
+        return self._remembered(host)
+
+    def _claim(self, host: str) -> tuple[Policy, str] | None:
         name = plain_host(host)
         for pattern, policy in self._by_tail.get(_tail(name), self._by_tail[""]):
             if pattern.matches(name):

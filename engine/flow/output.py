@@ -30,6 +30,7 @@ Row = tuple[Sequence[str], Verdict]  # the caller's cells as `IntakeRow` holds t
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl"}
 _STRANGERS = (COLUMNS.index("smtp_text"), COLUMNS.index("mx_host"))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_BOOLS = {True: "true", False: "false"}  # all else that a result holds the csv module writes as it shall be
 _values = attrgetter(*COLUMNS)
 
 
@@ -135,7 +136,7 @@ class Layout:
         width = len(self._header)
         own = self._json_cells(cells) if self._source == "jsonl" else list(cells[:width])
         own += [""] * (width - len(own))
-        ours = [value if isinstance(value, str) else _cell(value) for value in values]
+        ours = [_BOOLS[value] if value is True or value is False else value for value in values]
         for place in _STRANGERS:
             if ours[place].startswith(_FORMULA):
                 ours[place] = f"'{ours[place]}"
