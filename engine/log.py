@@ -6,6 +6,7 @@
 4. Only the hub logs, never the store's thread: a lock shared with a native thread can hang both.
 5. Until a command opens it the log goes nowhere: a library writes nothing into its caller's streams, and neither uses
    nor changes its caller's structlog configuration.
+6. The first event loads structlog, which takes as long as a third of a start; most runs have nothing to say.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
-import structlog
 from gevent.monkey import get_original
 
 LONGEST_LINE = 4096  # bytes: what a pipe that has room takes whole (PIPE_BUF)
@@ -39,6 +39,7 @@ class Log:
     """The process's log: `log.info("breaker_moved", to="open")`."""
 
     def __init__(self) -> None:
+        self._opens: Callable[[], Any] | None = None
         self._to: Any = None
 
     def open(self, stream: TextIO | None = None, *, level: str = "info", as_json: bool | None = None) -> None:
@@ -47,56 +48,39 @@ class Log:
         `as_json` None: JSON unless the stream is a terminal.
         """
         out = sys.stderr if stream is None else stream
-        sink = Sink(out)
-        readable = out.isatty() if as_json is None else not as_json
-
-        def tell_lost(_: Any, __: str, event: Event) -> Event:
-            if sink.lost:
-                event["lines_lost"] = sink.lost
-            return event
-
-        self._to = structlog.wrap_logger(
-            sink,
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.format_exc_info,
-                tell_lost,
-                without_local_parts,
-                _Console() if readable else _as_json,
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(level),
-            cache_logger_on_first_use=True,
-        )
+        sink, readable = Sink(out), out.isatty() if as_json is None else not as_json
+        self._opens, self._to = lambda: _opened(sink, level, readable=readable), None
 
     def close(self) -> None:
         """Write nowhere again."""
-        self._to = None
+        self._opens = self._to = None
 
     def debug(self, event: str, **fields: Any) -> None:
         """For whoever looks for a fault of ours."""
-        if self._to is not None:
-            self._to.debug(event, **fields)
+        self._say("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """What an operator may want to know afterwards."""
-        if self._to is not None:
-            self._to.info(event, **fields)
+        self._say("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """What changes how the run goes on."""
-        if self._to is not None:
-            self._to.warning(event, **fields)
+        self._say("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
         """What somebody has to put right."""
-        if self._to is not None:
-            self._to.error(event, **fields)
+        self._say("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
         """An error of ours, with the traceback of the exception that is being handled."""
-        if self._to is not None:
-            self._to.exception(event, **fields)
+        self._say("exception", event, fields)
+
+    def _say(self, how: str, event: str, fields: dict[str, Any]) -> None:
+        if self._opens is None:
+            return
+        if self._to is None:
+            self._to = self._opens()
+        getattr(self._to, how)(event, **fields)
 
 
 log = Log()
@@ -178,14 +162,32 @@ def _as_json(_: Any, __: str, event: Event) -> str:
     return json.dumps(head | {"cut": f"{size} bytes are more than one line holds"}, ensure_ascii=False)
 
 
-class _Console:
-    """Lines for people; times without their date, colours as the terminal likes them."""
+def _opened(sink: Sink, level: str, *, readable: bool) -> Any:
+    """A structlog logger that writes there."""
+    import structlog  # noqa: PLC0415 - rule 6
 
-    def __init__(self) -> None:
-        self._render = structlog.dev.ConsoleRenderer(
-            colors="NO_COLOR" not in os.environ, exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
-        )
+    def tell_lost(_: Any, __: str, event: Event) -> Event:
+        if sink.lost:
+            event["lines_lost"] = sink.lost
+        return event
 
-    def __call__(self, logger: Any, name: str, event: Event) -> str:
-        event["timestamp"] = str(event.get("timestamp", ""))[11:19]
-        return self._render(logger, name, event)
+    def short_time(_: Any, __: str, event: Event) -> Event:
+        event["timestamp"] = str(event.get("timestamp", ""))[11:19]  # without its date
+        return event
+
+    for_people = structlog.dev.ConsoleRenderer(
+        colors="NO_COLOR" not in os.environ, exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
+    )
+    return structlog.wrap_logger(
+        sink,
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            tell_lost,
+            without_local_parts,
+            *((short_time, for_people) if readable else (_as_json,)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )

@@ -38,7 +38,8 @@ class SettingsError(ValueError):
     """Something that the caller has to put right; the message is one sentence for him."""
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml is five times faster; PyYAML may be built without it.
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Plain YAML; a time stays the text that it was."""
 
 

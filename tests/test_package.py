@@ -44,6 +44,17 @@ ACTS = (
     "dns",
     "pydantic",
 )
+SPARED = (
+    "asyncio",
+    "dns",
+    "email_validator",
+    "engine.reputation.checker",
+    "engine.reputation.list_file",
+    "pydantic",
+    "requests",
+    "rich",
+    "structlog",
+)
 
 # Says which engine it is and what it reads, from a folder where no engine is.
 READS = """
@@ -121,6 +132,22 @@ print(set({ACTS}) & set(sys.modules) or "none")
 """
     assert len(modules) > 20
     assert python("-c", program, cwd=tmp_path) == "none\n"
+
+
+def test_a_run_loads_only_what_it_uses(tmp_path: Path) -> None:
+    """Nothing to log, no terminal, plain addresses, no list to ask: what those take is neither loaded nor resident."""
+    (tmp_path / "list.csv").write_text("email\nann@example.org\n")
+    words = "verify list.csv -o out.csv --mode standard --no-connect --state state.db --dns 127.0.0.1:1"
+    program = f"""
+import sys
+sys.argv = ["engine", *"{words}".split()]
+from engine.__main__ import main
+try:
+    main()
+finally:
+    print("loaded:", *sorted(set({SPARED}) & set(sys.modules)))
+"""
+    assert python("-c", program, cwd=tmp_path).splitlines()[-1] == "loaded:"
 
 
 # What is shipped

@@ -26,6 +26,7 @@ from engine.flow.job import Suppression, WrongUse
 from engine.flow.orders import MAX_CHECKED, order_check
 from engine.flow.preflight import Listed
 from engine.flow.verification import Held, Request, Verification
+from engine.reputation.listed import asks
 from engine.store.state import State
 from engine.store.writer import Writer
 
@@ -97,13 +98,11 @@ def _results(
 
 def _listed(mode: Mode, who: Asking) -> Listed | None:
     """Who asks the block lists that may forbid to probe."""
-    if who.settings is None or mode is not Mode.ENHANCED:
+    if who.settings is None or mode is not Mode.ENHANCED or not asks(who.settings, allow_private=who.allow_private):
         return None
-    from engine.reputation.forbidding import asks, forbidding  # noqa: PLC0415 - no other mode needs them
+    from engine.reputation.forbidding import forbidding  # noqa: PLC0415 - who asks no list loads nothing of them
     from engine.reputation.registry import load_registry  # noqa: PLC0415
 
-    if not asks(who.settings, allow_private=who.allow_private):
-        return None
     return forbidding(load_registry(who.settings), tuple(who.dns or ()))
 
 

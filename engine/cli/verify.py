@@ -10,17 +10,15 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import gevent
 
 from engine.cli.lanes import lane_lines
 from engine.cli.options import MODES, Asking, asking, asking_options, missing_identity, number, option, seconds
-from engine.cli.progress import Progress
 from engine.cli.tables import forecast_lines, verdict_lines
 from engine.core.identity import Mode
 from engine.core.reasons import ENDINGS
@@ -33,6 +31,10 @@ from engine.flow.output import check_output
 from engine.flow.verification import Request, Verification
 from engine.log import log
 from engine.metrics import Metrics, watch_hub
+from engine.reputation.listed import asks
+
+if TYPE_CHECKING:
+    from engine.cli.progress import Progress
 
 # A run keeps up to some million objects and makes hardly any cycles: reference counts free nearly all. Python's own
 # thresholds (700, 10, 10) walk through all of them over and over, and nothing else of the process runs meanwhile.
@@ -128,28 +130,15 @@ def verify(source: str, output: str, mode: str, **flags: Any) -> None:
             _run(request, output, where, counts, show_progress=show_progress)
 
 
-@contextmanager
-def _watched(request: Request, who: Asking, counts: Metrics) -> Iterator[Request]:
+def _watched(request: Request, who: Asking, counts: Metrics) -> AbstractContextManager[Request]:
     """Block lists that may forbid to probe are asked before; all, where the settings speak of them, beside the run."""
     if who.settings is None or not who.identities or not request.connect:
-        yield request
-        return
-    from engine.cli.monitor import beside  # noqa: PLC0415 - a run that does not connect needs none of it
-    from engine.cli.rbl import Lists  # noqa: PLC0415
-    from engine.reputation.charge import read_charge  # noqa: PLC0415
-    from engine.reputation.forbidding import asks, forbidding  # noqa: PLC0415
-    from engine.reputation.registry import load_registry  # noqa: PLC0415
+        return nullcontext(request)
+    if not asks(who.settings, allow_private=who.allow_private):
+        return nullcontext(request)
+    from engine.cli.watched import watched  # noqa: PLC0415 - a run that asks no list loads nothing of them
 
-    charge = read_charge(who.settings, who.identities)
-    lists = Lists(load_registry(who.settings), tuple(who.dns or ()))
-    if asks(who.settings, allow_private=who.allow_private):
-        request = replace(request, listed=forbidding(lists.registry, lists.servers))
-    if not charge.beside_jobs:
-        yield request
-        return
-    request.state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with beside(request.state, who.settings, charge, lists, counts):
-        yield request
+    return watched(request, who.settings, counts)
 
 
 def _run(
@@ -161,7 +150,7 @@ def _run(
     say = sys.stderr if output == "-" or show_progress else sys.stdout
     if request.pipe is not None:
         print(f"engine: the journal of this run is {request.journal}.", file=sys.stderr)
-    progress, go_on = Progress(sys.stderr) if show_progress else None, _resume_command(request)
+    progress, go_on = _progress() if show_progress else None, _resume_command(request)
 
     def tell_forecast(told: Outlook) -> None:
         for line in forecast_lines(told):
@@ -195,6 +184,12 @@ def _run(
         print("What ended without a verdict is taken up again with --resume.", file=say)
     if output != "-":
         print(f"Written to {output}; the journal with the evidence is {request.journal}.", file=say)
+
+
+def _progress() -> Progress:
+    from engine.cli.progress import Progress  # noqa: PLC0415 - rich is for terminals
+
+    return Progress(sys.stderr)
 
 
 @contextmanager

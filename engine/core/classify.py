@@ -1,4 +1,4 @@
-"""From a reply to a Reason: `classify(code, enhanced, text, stage, rows)`.
+"""From a reply to a Reason: `classify(code, enhanced, text, stage, rows)`; a `Classifier` remembers what it has read.
 
 1. Lookup order: provider row, words that excuse the recipient (they blame us or the message, or say that the mailbox
    is there), enhanced code, other words, three-digit code, stage. The first that knows an answer gives it.
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from engine.core import codes, rules
 from engine.core.policy import ReplyRow
 from engine.core.reasons import REASONS, Category, Fault, Reach, Reason, Retry, Stage
-from engine.core.reply_text import list_name, named_delay, unfold, without_addresses, words
+from engine.core.reply_text import list_name, may_name, named_delay, to_anybody, unfold, without_addresses, words
 
 VERSION = "2026.11.2"
 
@@ -41,6 +41,8 @@ _HOST_TAKES_NO_MAIL = re.compile(
 _OF_US = re.compile(r"\b(?:your|client|from)\b", re.I)
 
 SHORT = 32  # words of a reply that is remembered
+SHORT_TEXT = 512  # characters of one
+REMEMBERED = 512  # replies of the hosts under one policy
 
 _AS_RCPT = frozenset({Stage.RCPT, Stage.DATA, Stage.UNKNOWN})
 _BEFORE_RCPT = {  # what a reply that says nothing more means there: 4yz, 5yz
@@ -82,6 +84,26 @@ class Judgement(NamedTuple):
     delay_s: float | None = None
     reach: Reach = Reach.NONE
     backed: bool = False
+
+
+class Classifier:
+    """Judges the replies of the hosts under one policy. Most are the same few, but for whom they were to: read once."""
+
+    __slots__ = ("_again", "rows")
+
+    def __init__(self, rows: Sequence[ReplyRow] = ()) -> None:
+        self.rows = rows
+        self._again = lru_cache(maxsize=REMEMBERED)(self._read)
+
+    def judge(self, code: int, enhanced: str, text: str, stage: Stage, recipient: str = "") -> Judgement:
+        """`classify`, where a reply may quote the recipient that it answers."""
+        text = to_anybody(text, recipient)
+        if len(text) > SHORT_TEXT or may_name(text, recipient):
+            return classify(code, enhanced, text, stage, self.rows, echoed=(recipient,) if recipient else ())
+        return self._again(code, enhanced, text, stage)
+
+    def _read(self, code: int, enhanced: str, text: str, stage: Stage) -> Judgement:
+        return classify(code, enhanced, text, stage, self.rows)
 
 
 class _Reply(NamedTuple):
@@ -127,6 +149,8 @@ def classify(
 
 
 def _prepare(code: int | None, enhanced: str, text: str, stage: Stage, echoed: Sequence[str]) -> _Reply:
+    for name in echoed:
+        text = to_anybody(text, name)
     text = unfold(text)
     if (found := _CODE.match(text)) and code in (None, int(found[1])):
         code, text = int(found[1]), text[found.end() :]

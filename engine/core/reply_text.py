@@ -36,6 +36,8 @@ _DELAY = re.compile(
     r"(?:(\d{1,2}):(\d\d):(\d\d)|(\d{1,6}) ?(s|sec|second|m|min|minute|minuten|h|hr|hour)s?\b)"
 )
 _UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_USUAL = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)  # an address without signs that part words
+_ANYBODY = "a@a"  # reads as any such address does
 
 
 def unfold(text: str) -> str:
@@ -49,6 +51,16 @@ def unfold(text: str) -> str:
 def without_addresses(text: str) -> str:
     """The text as provider rows see it: echoed addresses are gone."""
     return _ADDRESS.sub("", text) if "@" in text else text
+
+
+def to_anybody(text: str, recipient: str) -> str:
+    """A reply with the same address wherever it quotes the recipient: so it reads the same, whoever was asked for."""
+    return text.replace(recipient, _ANYBODY) if "@" in text and _USUAL.fullmatch(recipient) else text
+
+
+def may_name(text: str, recipient: str) -> bool:
+    """Whether a reply may quote the recipient, or its domain alone; False is certain."""
+    return not text.isascii() or recipient.rpartition("@")[2].lower() in text.lower()
 
 
 def words(text: str, echoed: Sequence[str] = ()) -> list[str]:

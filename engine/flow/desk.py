@@ -10,6 +10,7 @@ import gevent
 
 from engine.core.brake import IdentityBrake
 from engine.core.cap import Cap, let_out
+from engine.core.classify import Classifier
 from engine.core.identity import Identity, Job
 from engine.core.lane import Visit
 from engine.core.policy import Policy, PolicySet
@@ -52,18 +53,26 @@ class Desk:
     failed: Callable[[Exception], None] = lambda error: None  # a write that did not reach the disk ends the run
     suspect: bool = False  # the identity's unbacked refusals prove nothing until somebody accepts
     _writing: Ticket[Any] | None = field(default=None, init=False)
+    _classifiers: dict[str, Classifier] = field(default_factory=dict, init=False)  # by policy
     offset_s: float = field(init=False)  # of the wall clock to the run's own, which it follows
+    signature: tuple[str, str] = field(init=False)  # who asks, and under which consent: in each row of the audit
 
     def __post_init__(self) -> None:
         self.offset_s = self.wall() - self.clock()
+        self.signature = self.identity.key, self.job.consent.reference if self.job.consent else ""
+
+    def classifier(self, policy: Policy) -> Classifier:
+        """Who reads the replies of hosts under a policy: another one after a reload that changed it."""
+        known = self._classifiers.get(policy.name)
+        if known is None or known.rows is not policy.replies:
+            known = self._classifiers[policy.name] = Classifier(policy.replies)
+        return known
 
     def count(self, policy: Policy, one: Judged) -> None:
         """An answer goes to the metrics: once, where it was judged."""
-        reply = one.answer.reply
         self.metrics.judged(
-            policy.name, self.identity.name, one.answer.stage, reply.code if reply else None, one.reason,
-            refusal=one.refusal,
-        )  # fmt: skip
+            policy.name, self.identity.name, one.answer.stage, one.code, one.reason, refusal=one.refusal
+        )
 
     def stops(self, visit: Visit) -> bool:
         """Whether this visit may ask nothing more: the run ends, or the identity is refused."""
@@ -86,17 +95,23 @@ class Desk:
             gevent.sleep(until - now)
         return None
 
-    def observe(self, visit: Visit, line: Line, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
-        """One observation a reply: lane, identity and what the next run must know learn of it at once."""
+    def observe(
+        self, visit: Visit, line: Line, domain: Domain, judged: Sequence[Judged], now: float, firsts: Sequence[bool]
+    ) -> None:
+        """One observation a reply: lane, identity and what the next run must know learn of it at once.
+
+        `firsts` says of each whether it is an address's first.
+        """
         lane = visit.lane
-        source = lane.observe(
-            domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s, caps=visit.caps
-        )
+        for one, first in zip(judged, firsts, strict=True):
+            source = lane.observe(
+                domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s, caps=visit.caps
+            )
+            if one.reason.code == "too_many_connections" and lane.own.open_sessions > 1:  # this one was too many
+                lane.learn(connections=lane.own.open_sessions - 1)
+                self.state.learn(lane.key, "connections", lane.own.most, self.wall())
+            self.guard.replied(visit, line, one, source=source)
         self.memory.note(lane, visit.caps)
-        if one.reason.code == "too_many_connections" and lane.own.open_sessions > 1:  # this one was too many
-            lane.learn(connections=lane.own.open_sessions - 1)
-            self.state.learn(lane.key, "connections", lane.own.most, self.wall())
-        self.guard.replied(visit, line, one, source=source)
 
     def distrust(self) -> None:
         """Unbacked refusals prove nothing any more, wherever they come from; a resume remembers it."""

@@ -18,9 +18,9 @@ from engine.core.lane import Lane, Visit
 from engine.core.reasons import Fault, Reach, Stage
 from engine.flow.desk import Desk
 from engine.flow.evidence import audit_row, connect_row
-from engine.flow.judged import Judged, judge_ended
+from engine.flow.judged import Judged, judge_ended, no_reply
 from engine.flow.line import Line, SiteHosts
-from engine.net.session import Session, SessionEnded
+from engine.net.session import Answer, Session, SessionEnded
 
 _OWN_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
 
@@ -48,15 +48,14 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
         if dialled_at is None:
             line.failure = None
             return line
-        claimed = desk.policies.claiming(endpoint.host)
         dialled = True
-        line.rows = (claimed or policy).replies
+        line.classifier = desk.classifier(desk.policies.claiming(endpoint.host) or policy)
         line.endpoint = endpoint
         session = Session(endpoint, desk.identity, policy.timeouts, policy.tls, transcript=desk.transcript)
         try:
             session.open()
         except SessionEnded as ended:
-            line.failure = judge_ended(ended, line.rows)
+            line.failure = judge_ended(ended, line.classifier)
             line.tried.append(audit_row(desk, line, "connect", line.failure, dialled_at))
             desk.count(policy, line.failure)
             desk.guard.dialled(visit, site, connected=bool(session.source_ip), reason=line.failure.reason.code)
@@ -68,8 +67,8 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
             line.session, line.failure = session, None
             return line
     if line.failure is None and dialled:
-        line.failure = judge_ended(
-            SessionEnded(Stage.CONNECT, "network_unreachable", None, "no address that we can dial"), ()
+        line.failure = no_reply(
+            Answer("", Stage.CONNECT, None, "", 0, "no address that we can dial"), "network_unreachable"
         )
         line.tried.append(audit_row(desk, line, "connect", line.failure, desk.clock()))
     return line

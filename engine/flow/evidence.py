@@ -12,9 +12,9 @@ from engine.flow.line import Line
 from engine.store.audit import AuditRow
 
 
-def columns(desk: Desk, line: Line, one: Judged, *, attempts: int) -> dict[str, Any]:
-    """The columns of an address that an answer sets, whatever it comes to."""
-    reply, session, endpoint = one.answer.reply, line.session, line.endpoint
+def columns(line: Line, one: Judged, *, attempts: int, at: str) -> dict[str, Any]:
+    """The columns of an address that an answer sets, whatever it comes to; `at` is when, as results write it."""
+    session, endpoint = line.session, line.endpoint
     return {
         "reason": one.reason.code,
         "detail": one.detail,
@@ -23,10 +23,10 @@ def columns(desk: Desk, line: Line, one: Judged, *, attempts: int) -> dict[str, 
         "mx_host": endpoint.host if endpoint else "",
         "mx_ip": endpoint.ip if endpoint else "",
         "source_ip": session.source_ip if session else "",
-        "code": reply.code if reply else None,
-        "enhanced": reply.enhanced if reply else "",
-        "text": reply.text if reply else "",
-        "checked_at": desk.stamp(),
+        "code": one.code,
+        "enhanced": one.enhanced,
+        "text": one.text,
+        "checked_at": at,
         "attempts": attempts,
         "duration_ms": one.answer.duration_ms,
         "catch_all": "no" if is_listed_refusal(one.reason, backed=one.backed) else "not_checked",
@@ -40,34 +40,17 @@ def audit_row(
 
     `at` is when it was asked, in seconds of the run's clock: by these moments limits are judged.
     """
-    reply, endpoint, consent = one.answer.reply, line.endpoint, desk.job.consent
+    endpoint = line.endpoint
     return AuditRow(
-        at=at + desk.offset_s,
-        kind=kind,
-        stage=one.answer.stage.value,
-        code=reply.code if reply else None,
-        enhanced=reply.enhanced if reply else "",
-        reason=one.reason.code,
-        identity=desk.identity.key,
-        consent=consent.reference if consent else "",
-        mx_host=endpoint.host if endpoint else "",
-        mx_ip=endpoint.ip if endpoint else "",
-        address=address,
-        text=reply.text if reply else "",
-        address_id=address_id,
-    )
+        at + desk.offset_s, kind, one.answer.stage.value, one.code, one.enhanced, one.reason.code, *desk.signature,
+        endpoint.host if endpoint else "", endpoint.ip if endpoint else "", address, one.text, address_id,
+    )  # fmt: skip
 
 
 def connect_row(desk: Desk, line: Line, at: float) -> AuditRow:
     """The audit row of a connection that came to be a session."""
     assert line.endpoint is not None
-    consent = desk.job.consent
     return AuditRow(
-        at=at + desk.offset_s,
-        kind="connect",
-        stage=Stage.EHLO.value,
-        identity=desk.identity.key,
-        consent=consent.reference if consent else "",
-        mx_host=line.endpoint.host,
-        mx_ip=line.endpoint.ip,
-    )
+        at + desk.offset_s, "connect", Stage.EHLO.value, None, "", "", *desk.signature,
+        line.endpoint.host, line.endpoint.ip,
+    )  # fmt: skip

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from engine.core.classify import classify
-from engine.core.policy import ReplyRow
+from engine.core.classify import Classifier
 from engine.core.reasons import REASONS, Category, Reach, Reason, Stage
 from engine.core.verdict import plain_words
 from engine.net.session import Answer, SessionEnded
 
 
 class Judged(NamedTuple):
-    """An answer with what it means. `backed` says that a refusal rests on a provider row or recipient words."""
+    """An answer with what it means.
+
+    `backed` says that a refusal rests on a provider row or recipient words; `refusal` that the server will have counted
+    it among our unknown recipients: a 5yz, or no answer, at RCPT. `code`, `enhanced` and `text` are the reply's.
+    """
 
     answer: Answer
     reason: Reason
@@ -21,19 +23,16 @@ class Judged(NamedTuple):
     reach: Reach
     backed: bool
     accepted: bool
+    refusal: bool = False
     delay_s: float | None = None
+    code: int | None = None
+    enhanced: str = ""
+    text: str = ""
 
     @property
     def permanent(self) -> bool:
         """Whether it is a 5yz reply."""
-        return self.answer.reply is not None and self.answer.reply.code >= 500
-
-    @property
-    def refusal(self) -> bool:
-        """Whether the server will have counted it among our unknown recipients: a 5yz, or no answer, at RCPT."""
-        if self.answer.reply is None:  # pipelined RCPTs have left with the MAIL that was not answered
-            return self.answer.stage in (Stage.MAIL, Stage.RCPT)
-        return self.answer.stage is Stage.RCPT and self.permanent
+        return self.code is not None and self.code >= 500
 
     @property
     def unbacked(self) -> bool:
@@ -43,21 +42,29 @@ class Judged(NamedTuple):
     @property
     def words(self) -> str:
         """The reply's code and words without the recipient: what 'refused in the same words' compares."""
-        reply = self.answer.reply
-        return plain_words(reply.code, reply.text, self.answer.recipient) if reply else ""
+        return plain_words(self.code, self.text, self.answer.recipient) if self.answer.reply else ""
 
 
-def judge(answer: Answer, rows: Sequence[ReplyRow]) -> Judged:
+def judge(answer: Answer, classifier: Classifier) -> Judged:
     """Classify an answer; a failure without a reply carries its reason already."""
-    reply = answer.reply
+    reply, stage = answer.reply, answer.stage
     if reply is None:
-        reason = REASONS[answer.reason or "protocol_error"]
-        return Judged(answer, reason, answer.detail, Reach.NONE, backed=True, accepted=False)
-    found = classify(reply.code, reply.enhanced, reply.text, answer.stage, rows, echoed=(answer.recipient,))
-    accepted = answer.stage is Stage.RCPT and 200 <= reply.code < 300
-    return Judged(answer, found.reason, found.detail, found.reach, found.backed, accepted, found.delay_s)
+        unanswered = stage in (Stage.MAIL, Stage.RCPT)  # pipelined RCPTs have left with the MAIL that was not answered
+        return no_reply(answer, answer.reason or "protocol_error", refusal=unanswered)
+    code, text = reply.code, reply.text
+    found = classifier.judge(code, reply.enhanced, text, stage, answer.recipient)
+    at_rcpt = stage is Stage.RCPT
+    return Judged(
+        answer, found.reason, found.detail, found.reach, found.backed, at_rcpt and 200 <= code < 300,
+        at_rcpt and code >= 500, found.delay_s, code, reply.enhanced, text,
+    )  # fmt: skip
 
 
-def judge_ended(ended: SessionEnded, rows: Sequence[ReplyRow]) -> Judged:
+def judge_ended(ended: SessionEnded, classifier: Classifier) -> Judged:
     """What the end of a session before its first question means."""
-    return judge(Answer("", ended.stage, ended.reply, ended.reason, 0, ended.detail), rows)
+    return judge(Answer("", ended.stage, ended.reply, ended.reason, 0, ended.detail), classifier)
+
+
+def no_reply(answer: Answer, reason: str, *, refusal: bool = False) -> Judged:
+    """What is known without any reply."""
+    return Judged(answer, REASONS[reason], answer.detail, Reach.NONE, backed=True, accepted=False, refusal=refusal)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from engine.core.lane import Visit
-from engine.core.reasons import REASONS, Reach, Stage
+from engine.core.reasons import Stage
 from engine.core.verdict import Step, next_move
 from engine.flow.desk import Desk
 from engine.flow.dial import dial
 from engine.flow.evidence import columns
-from engine.flow.judged import Judged
+from engine.flow.judged import Judged, no_reply
 from engine.flow.line import Line, SiteHosts
 from engine.flow.survey import ALIVE
 from engine.net.session import Answer
@@ -33,7 +33,7 @@ def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
         item.attempts += 1
         item.first_at = wall if item.first_at is None else item.first_at
         found = line.failure or _let_in(line)
-        desk.observe(visit, line, visit.first.domain, found, now, first=False)
+        desk.observe(visit, line, visit.first.domain, [found], now, [False])
         if line.failure is None:
             desk.state.learn(site.key, ALIVE, wall + ALIVE_S, wall)
         move = next_move(
@@ -48,7 +48,7 @@ def knock(desk: Desk, visit: Visit, site: SiteHosts) -> None:
             desk.write([], line.take_tried())
             return
         state = {"state": SETTLED, "attempts": item.attempts}
-        settled = columns(desk, line, found, attempts=item.attempts) | state
+        settled = columns(line, found, attempts=item.attempts, at=desk.stamp()) | state
         desk.journal.settle_site(site.id, settled)
         desk.write([], line.take_tried())
     finally:
@@ -62,5 +62,4 @@ def _let_in(line: Line) -> Judged:
     """The host greeted us and answered EHLO: as far as Standard mode goes."""
     assert line.session is not None
     stage = Stage.TLS if line.session.tls else Stage.EHLO
-    answer = Answer("", stage, None, "mailbox_unchecked", 0)
-    return Judged(answer, REASONS["mailbox_unchecked"], "connected", Reach.NONE, backed=True, accepted=False)
+    return no_reply(Answer("", stage, None, "", 0, "connected"), "mailbox_unchecked")

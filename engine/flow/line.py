@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.core.caps import MAX_ADDRESSES, MAX_HOSTS
-from engine.core.policy import ReplyRow
+from engine.core.classify import Classifier
 from engine.flow.judged import Judged
 from engine.net.session import Endpoint, Session
 from engine.store.audit import AuditRow
+
+ANY_HOST = Classifier()
 
 
 @dataclass(slots=True)
@@ -33,14 +34,14 @@ class SiteHosts:
 
 @dataclass(slots=True)
 class Line:
-    """An open session, or why there is none; `endpoint` is the last one dialled, `rows` those of its policy.
+    """An open session, or why there is none; `endpoint` is the last one dialled, `classifier` that of its policy.
 
     `tried` are the audit's rows of its connections, until they are written.
     """
 
     endpoint: Endpoint | None = None
     session: Session | None = None
-    rows: Sequence[ReplyRow] = ()
+    classifier: Classifier = ANY_HOST
     failure: Judged | None = None
     tried: list[AuditRow] = field(default_factory=list)
 

@@ -1,7 +1,7 @@
 """May this identity probe from here: asked before the first question of an Enhanced run.
 
-1. Its names and records are judged in `reputation.names`; block lists in `reputation.forbidding`, asked by a callable
-   that it is given.
+1. Its names and records are judged in `reputation.names`; what block lists say in `reputation.listed`, asked by a
+   callable that it is given.
 2. Here nothing is sent but DNS questions. What follows from a failure is the caller's to decide.
 """
 
@@ -15,7 +15,7 @@ from engine.core.finding import Check, Finding
 from engine.core.identity import Identity
 from engine.core.listing import Check as ListCheck
 from engine.net.resolver import Resolver
-from engine.reputation.forbidding import findings
+from engine.reputation.listed import findings
 from engine.reputation.names import check_names
 
 __all__ = ["Check", "Finding", "preflight", "unbindable"]

@@ -18,7 +18,7 @@ from engine.core.caps import MAX_HOSTS
 from engine.core.control import ControlAnswer, control_local
 from engine.core.lane import Batch, Visit
 from engine.core.queue import Domain, Item
-from engine.core.reasons import REASONS, Category, Fault, Reach, Retry, Stage
+from engine.core.reasons import Category, Fault, Retry, Stage
 from engine.core.verdict import (
     RECONNECTS,
     Next,
@@ -31,7 +31,7 @@ from engine.core.verdict import (
 from engine.flow.desk import Desk
 from engine.flow.dial import dial
 from engine.flow.evidence import audit_row, columns
-from engine.flow.judged import Judged, judge
+from engine.flow.judged import Judged, judge, no_reply
 from engine.flow.line import Line, SiteHosts
 from engine.net.session import Answer, Session
 from engine.store.audit import AuditRow
@@ -89,9 +89,8 @@ class Call:
             items += self.lane.queue.take_site(self.site.key)
         for item in items:
             item.attempts += 1
-        outcomes = [self._outcome(item, judged) for item in items]
-        self._write(outcomes, [])
-        self._observe(batch.domain, judged, now, first=False)
+        self._write([self._outcome(item, judged, self.desk.stamp()) for item in items], [])
+        self.desk.observe(self.visit, self.line, batch.domain, [judged], now, [False])
         fact = None
         if batch.positive:
             self._positive_judged(judged)
@@ -117,7 +116,7 @@ class Call:
             self._late = True
             return batch
         batch.start_at = asked_at
-        judged = [judge(answer, self.line.rows) for answer in session.ask(recipients, smtputf8=smtputf8)]
+        judged = [judge(answer, self.line.classifier) for answer in session.ask(recipients, smtputf8=smtputf8)]
         self._asked += len(recipients)
         one_for_all = judged[0].answer.stage is Stage.MAIL and judged[0].answer.reply is not None
         for one in judged[:1] if one_for_all else judged:
@@ -154,28 +153,30 @@ class Call:
     def _listed(self, session: Session, batch: Batch, judged: list[Judged], now: float) -> Batch | None:
         """Answers for addresses of the list."""
         domain, lane, desk = batch.domain, self.lane, self.desk
-        firsts = [not item.attempts for item in batch.items]
-        accepted = sum(one.accepted for one in judged)
+        accepted = sum([one.accepted for one in judged])
+        refused = sum([one.refusal for one in judged])
         if accepted and self.site.unbacked and lane.brake.doubt is Doubt.NONE:
             desk.journal.settle_refused(site_id=self.site.id)  # those before this acceptance stand
             self.site.unbacked = False
-        limited = sum(one.reason.code == "too_many_recipients" for one in judged)
+        limited = sum([one.reason.code == "too_many_recipients" for one in judged])
         if limited:
             self._learn_limit(len(judged), limited)
             self._leaves = True
         vouched = domain.name in lane.policy.control.refuses_unknown_domains
         if not vouched:
-            domain.heard(accepted, sum(one.refusal for one in judged))
-        outcomes, rows = [], []
+            domain.heard(accepted, refused)
+        outcomes, rows, firsts, at = [], [], [], desk.stamp()
         for item, one in zip(batch.items, judged, strict=True):
+            firsts.append(not item.attempts and one.answer.stage is Stage.RCPT)
             item.attempts += 1
             rows.append(audit_row(desk, self.line, "rcpt", one, batch.start_at, one.answer.recipient, item.id))
-            outcomes.append(self._accepted(domain, item, one) if one.accepted else self._outcome(item, one))
+            outcomes.append(
+                self._accepted(domain, item, one, at, vouched=vouched) if one.accepted else self._outcome(item, one, at)
+            )
         self._write(outcomes, rows)
-        errors = sum(not one.accepted for one in judged)
-        back = lane.settle(self.visit, batch, sum(one.refusal for one in judged), now, errors=errors)
-        for one, first in zip(judged, firsts, strict=True):
-            self._observe(domain, one, now, first=first)
+        back = lane.settle(self.visit, batch, refused, now, errors=len(judged) - accepted)
+        desk.observe(self.visit, self.line, domain, judged, now, firsts)
+        for one in judged:
             self._brakes(domain, one, now)
         facts = []
         if not domain.settled and any(is_listed_refusal(one.reason, backed=one.backed) for one in judged):
@@ -215,7 +216,7 @@ class Call:
         kind = "positive_control" if batch.positive else "control"
         self._write([], [audit_row(self.desk, self.line, kind, one, batch.start_at, one.answer.recipient)])
         back = self.lane.settle(self.visit, batch, one.refusal, now, errors=not one.accepted)
-        self._observe(batch.domain, one, now, first=True)
+        self.desk.observe(self.visit, self.line, batch.domain, [one], now, [one.answer.stage is Stage.RCPT])
         fact = None
         if batch.positive:
             self._positive_judged(one)
@@ -230,17 +231,14 @@ class Call:
         self.site.without_utf8.add(self.line.endpoint.host)
         now, desk = self.desk.clock(), self.desk
         everywhere = self.site.without_utf8 >= {name for name, _ in self.site.hosts[:MAX_HOSTS]}
-        unsupported = Judged(
-            Answer("", Stage.EHLO, None, "eai_unsupported", 0), REASONS["eai_unsupported"], "no_smtputf8",
-            Reach.NONE, backed=True, accepted=False,
-        )  # fmt: skip
-        outcomes = []
+        unsupported = no_reply(Answer("", Stage.EHLO, None, "", 0, "no_smtputf8"), "eai_unsupported")
+        outcomes, at = [], desk.stamp()
         back = self.lane.settle(self.visit, batch, 0, now, asked=False)
         for item in batch.items:
             if item.local.isascii():
                 self.lane.queue.add(item, now)
             elif everywhere or item.reconnects >= RECONNECTS:
-                outcomes.append(self._outcome(item, unsupported))
+                outcomes.append(self._outcome(item, unsupported, at))
             else:
                 item.reconnects += 1
                 self.lane.queue.add(item, now)
@@ -250,38 +248,35 @@ class Call:
 
     # --- what answers do --------------------------------------------------------------------------------------
 
-    def _observe(self, domain: Domain, one: Judged, now: float, *, first: bool) -> None:
-        """One observation a reply; only at RCPT it may be an address's first."""
-        at_rcpt = one.answer.stage is Stage.RCPT
-        self.desk.observe(self.visit, self.line, domain, one, now, first=first and at_rcpt)
-
     def _brakes(self, domain: Domain, one: Judged, now: float) -> None:
         """The sanity brakes of lane and identity see each answer at RCPT."""
         brake = self.lane.brake
         if one.answer.stage is not Stage.RCPT or one.answer.reply is None:
             return
+        unbacked = one.unbacked
         if one.accepted:
             self.desk.trust()
             if brake.doubt is Doubt.NONE:
                 brake.accepted()
-        elif one.unbacked:
+        elif unbacked:
             brake.refused(domain.name, one.words, now)
         heard = one.accepted or (one.backed and one.reason.category is Category.INVALID)
-        tripped = self.desk.brake.answered(self.site.key, domain.name, unbacked=one.unbacked, heard=heard)
+        tripped = self.desk.brake.answered(self.site.key, domain.name, unbacked=unbacked, heard=heard)
         if tripped and brake.doubt is Doubt.NONE:
             brake.trip(now, everywhere=True)
 
-    def _accepted(self, domain: Domain, item: Item, one: Judged) -> Outcome:
+    def _accepted(self, domain: Domain, item: Item, one: Judged, at: str, *, vouched: bool) -> Outcome:
         """An acceptance: provisional until the domain's control question is settled."""
-        found = columns(self.desk, self.line, one, attempts=item.attempts)
-        vouched = domain.name in self.lane.policy.control.refuses_unknown_domains
-        unsure = one.answer.reply is not None and one.answer.reply.code == 252  # RFC 5321 section 3.5.3
+        found = columns(self.line, one, attempts=item.attempts, at=at)
+        unsure = one.code == 252  # RFC 5321 section 3.5.3
         if not domain.settled and not vouched and not unsure:
-            return Outcome(item.id, PROVISIONAL, found | {"reason": "rcpt_ok", "catch_all": "unknown"})
+            found["reason"], found["catch_all"] = "rcpt_ok", "unknown"
+            return Outcome(item.id, PROVISIONAL, found)
         verdict = acceptance(domain.control, refuses_unknown=vouched, unsure=unsure)
-        return Outcome(item.id, SETTLED, found | {"reason": verdict.reason, "catch_all": verdict.catch_all.value})
+        found["reason"], found["catch_all"] = verdict.reason, verdict.catch_all.value
+        return Outcome(item.id, SETTLED, found)
 
-    def _outcome(self, item: Item, one: Judged) -> Outcome:
+    def _outcome(self, item: Item, one: Judged, at: str) -> Outcome:
         """What a refusal or a failure does to its address: settled, provisional, or back into the queue."""
         now, wall = self.desk.clock(), self.desk.wall()
         if item.first_at is None:
@@ -291,9 +286,10 @@ class Call:
             item, one.reason, permanent=one.permanent, backed=one.backed, delay_s=one.delay_s,
             ladders=self.lane.policy.retry, now=wall,
         )  # fmt: skip
-        found = columns(self.desk, self.line, one, attempts=item.attempts)
+        found = columns(self.line, one, attempts=item.attempts, at=at)
         if move.provisional and (self.lane.brake.distrusts or self.desk.suspect):
-            return Outcome(item.id, SETTLED, found | {"reason": "refusals_suspect"})
+            found["reason"] = "refusals_suspect"
+            return Outcome(item.id, SETTLED, found)
         if move.at is None or self.desk.one_attempt:
             self.site.unbacked |= move.provisional
             return Outcome(item.id, PROVISIONAL if move.provisional else SETTLED, found)

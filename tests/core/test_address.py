@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import email_validator
 import pytest
+from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.core.address import DETAILS, MAX_ADDRESS, Address, BadAddress, parse, parse_fully
+from engine.core.address import ANY_CASE, DETAILS, MAX_ADDRESS, RESERVED, Address, BadAddress, parse
+from engine.core.syntax import parse_fully
 
 REFUSED = [
     ("", "syntax_invalid", "empty"),
@@ -143,6 +145,12 @@ _PADDING = st.text(" \t\r\n\f\v", max_size=2)
 def test_the_short_cut_gives_the_same_answer(text: str) -> None:
     """Plain addresses are judged by one pattern exactly as the full way judges them."""
     assert parse(text) == parse_fully(text)
+
+
+def test_the_tables_are_those_of_email_validator() -> None:
+    """They are written out, so that a list of plain addresses needs no email-validator."""
+    assert set(email_validator.SPECIAL_USE_DOMAIN_NAMES) == RESERVED
+    assert set(CASE_INSENSITIVE_MAILBOX_NAMES) == ANY_CASE
 
 
 _ANY = st.text(

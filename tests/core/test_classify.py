@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core import codes, rules
-from engine.core.classify import Judgement, classify
+from engine.core.classify import Classifier, Judgement, classify
 from engine.core.policy import ReplyRow
 from engine.core.reasons import REASONS, Category, Reach, Stage
 from engine.core.reply_text import named_delay, words
@@ -449,6 +449,40 @@ def test_words_about_our_host_widen_the_reach_to_the_source() -> None:
 _pieces = st.sampled_from([*BLAME, *USER_UNKNOWN, *(phrase for rule in rules.RULES for phrase in rule.phrases)])
 _texts = st.one_of(st.text(max_size=300), st.lists(_pieces, max_size=4).map(". ".join))
 _enhanced = st.one_of(st.just(""), st.from_regex(r"[245]\.\d{1,3}\.\d{1,3}", fullmatch=True), st.text(max_size=8))
+
+_recipients = st.sampled_from(
+    [
+        "ann@shop.example",
+        "Ann.B+c@Shop.example",
+        "spam@zen.spamhaus.org",
+        "not@mailbox.example",
+        '"a b"@shop.example',
+        "",
+    ]
+)
+_REMEMBERING = Classifier((ReplyRow("greylisted", text="grey"), ReplyRow("mailbox_full", code=550, text="over quota")))
+
+
+@given(
+    code=st.sampled_from([250, 252, 421, 450, 452, 550, 551, 554]),
+    enhanced=st.sampled_from(["", "2.1.5", "4.2.0", "5.1.1", "5.7.1"]),
+    parts=st.lists(st.one_of(_pieces, st.text(max_size=20)), min_size=1, max_size=3),
+    frame=st.sampled_from(
+        [" ", ": ", " <{}>: ", " {}... ", " ({}) ", " at {domain} ", " user={} ", " {lower} ", " [{}] "]
+    ),
+    recipients=st.lists(_recipients, min_size=1, max_size=4),
+    stage=st.sampled_from([Stage.RCPT, Stage.MAIL]),
+)
+@settings(max_examples=400, deadline=None)
+def test_what_is_remembered_of_a_reply_is_what_anew_would_be_read(
+    code: int, enhanced: str, parts: list[str], frame: str, recipients: list[str], stage: Stage
+) -> None:
+    """Whoever was asked for before, and however the reply quotes the recipient."""
+    for recipient in recipients * 2:
+        quoted = frame.format(recipient, domain=recipient.rpartition("@")[2], lower=recipient.lower())
+        text = quoted.join(["", *parts])
+        anew = classify(code, enhanced, text, stage, _REMEMBERING.rows, echoed=(recipient,) if recipient else ())
+        assert _REMEMBERING.judge(code, enhanced, text, stage, recipient) == anew
 
 
 @given(

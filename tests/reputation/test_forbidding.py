@@ -10,7 +10,8 @@ import pytest
 from engine.core.finding import Check
 from engine.core.listing import Severity
 from engine.reputation.blocklist import Family
-from engine.reputation.forbidding import findings, forbidding, may_forbid
+from engine.reputation.forbidding import forbidding, may_forbid
+from engine.reputation.listed import findings
 from engine.reputation.query import QueryError
 from engine.reputation.registry import load_registry
 
