@@ -1,30 +1,31 @@
 """What the engine counts, and the page that shows it; `engine.families` lists every metric.
 
 1. Flow calls a method for what happened. Each finds its children in a dict: no `labels()` twice for one set.
-2. Everything here runs on the hub, never on the store's thread.
+2. Everything here runs on the hub, never on the store's thread: plain numbers need no lock.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from itertools import accumulate
+from typing import NoReturn
 
 import gevent
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
-    Histogram,
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine.core.breaker import BreakerState
 from engine.core.reasons import REASONS, Fault, Reason, Stage
-from engine.families import FAMILIES, Kind
+from engine.families import FAMILIES, Family, Kind
 from engine.scrape import AtScrape, Live, View
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -37,17 +38,20 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._counters: dict[str, Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
+        spreads: dict[str, _Spread] = {}
         for family in FAMILIES:
             if family.kind is Kind.COUNTER:
                 self._counters[family.name] = Counter(family.name, family.help, family.labels, registry=self._registry)
             elif family.kind is Kind.HISTOGRAM:
-                self._histograms[family.name] = Histogram(
-                    family.name, family.help, family.labels, registry=self._registry, buckets=family.buckets
-                )
+                spreads[family.name] = _Spread(family)
+                self._registry.register(spreads[family.name])
         self._judged: dict[tuple[object, ...], _Tally] = {}
-        self._children: dict[tuple[str, ...], Any] = {}
-        self._hub_lag = self._histograms["engine_hub_lag_seconds"]
+        self._children: dict[tuple[str, ...], Counter] = {}
+        self._session_seconds = spreads["engine_session_seconds"]
+        self._session_recipients = spreads["engine_session_recipients"]
+        self._lane_wait = spreads["engine_lane_wait_seconds"]
+        self._dns = spreads["engine_dns_seconds"]
+        self._hub_lag = spreads["engine_hub_lag_seconds"]
         self._at_scrape = AtScrape()
         self._registry.register(self._at_scrape)
         ProcessCollector(registry=self._registry)
@@ -71,12 +75,12 @@ class Metrics:
 
     def session_closed(self, provider: str, seconds: float, recipients: int) -> None:
         """A session that was open ended."""
-        self._histogram("engine_session_seconds", provider).observe(seconds)
-        self._histogram("engine_session_recipients", provider).observe(recipients)
+        self._session_seconds.observe(seconds, provider)
+        self._session_recipients.observe(recipients, provider)
 
     def lane_waited(self, provider: str, identity: str, seconds: float) -> None:
         """A session started for a domain that had waited so long for its turn."""
-        self._histogram("engine_lane_wait_seconds", provider, identity).observe(seconds)
+        self._lane_wait.observe(seconds, provider, identity)
 
     def breaker_moved(self, provider: str, identity: str, to: BreakerState) -> None:
         """A lane's breaker opened, closed, or lets one session through."""
@@ -84,7 +88,7 @@ class Metrics:
 
     def dns(self, kind: str, outcome: str, seconds: float) -> None:
         """A question went to a name server: what `Resolver` records."""
-        self._histogram("engine_dns_seconds", kind, outcome).observe(seconds)
+        self._dns.observe(seconds, kind, outcome)
 
     def reloaded(self, outcome: str) -> None:
         """Policies were read anew: `loaded` or `refused`."""
@@ -149,16 +153,9 @@ class Metrics:
 
     def _counter(self, name: str, *labels: str) -> Counter:
         key = (name, *labels)
-        child: Counter | None = self._children.get(key)
+        child = self._children.get(key)
         if child is None:
             child = self._children[key] = self._counters[name].labels(*labels)
-        return child
-
-    def _histogram(self, name: str, *labels: str) -> Histogram:
-        key = (name, *labels)
-        child: Histogram | None = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._histograms[name].labels(*labels)
         return child
 
 
@@ -170,6 +167,35 @@ class _Tally:
     def __init__(self, counters: Sequence[Counter]) -> None:
         self.count = 0
         self.counters = counters
+
+
+class _Spread(Collector):
+    """A histogram: how many values lie at or below each bound, and their sum, by labels."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._counts: dict[tuple[str, ...], list[int]] = {}  # of values between two bounds
+        self._sums: dict[tuple[str, ...], float] = {}
+        if not family.labels:
+            self._begin(())
+
+    def observe(self, value: float, *labels: str) -> None:
+        counts = self._counts.get(labels) or self._begin(labels)
+        counts[bisect_left(self._family.buckets, value)] += 1
+        self._sums[labels] += value
+
+    def collect(self) -> Iterator[Metric]:
+        family = self._family
+        found = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        bounds = [*(str(float(bound)) for bound in family.buckets), "+Inf"]
+        for labels, counts in self._counts.items():
+            found.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), self._sums[labels])
+        yield found
+
+    def _begin(self, labels: tuple[str, ...]) -> list[int]:
+        self._sums[labels] = 0.0
+        counts = self._counts[labels] = [0] * (len(self._family.buckets) + 1)
+        return counts
 
 
 class _WithoutCreated(Collector):

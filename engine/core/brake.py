@@ -130,13 +130,17 @@ class IdentityBrake:
             self._row.append(domain)
         elif heard:
             self._row.clear()
-        for known in self._sites:
-            if known[0] == site:
-                self._sites.remove(known)
-                break
-        self._sites.append((site, unbacked))
+        sites, answer = self._sites, (site, unbacked)
+        if not sites or sites[-1] != answer:  # else it says the same once more
+            for known in sites:
+                if known[0] == site:
+                    sites.remove(known)
+                    break
+            sites.append(answer)
+        if not unbacked:
+            return False
         in_a_row = len(self._row) == IN_A_ROW and len(set(self._row)) >= TWO_DOMAINS
-        if not in_a_row and sum(refused for _, refused in self._sites) < SUSPECT_SITES:
+        if not in_a_row and sum([refused for _, refused in sites]) < SUSPECT_SITES:
             return False
         self._sites.clear()
         self._row.clear()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any
 
@@ -46,6 +47,7 @@ class Organisation:
         return self.domain == other.domain or self.network == other.network
 
 
+@lru_cache(maxsize=256)
 def organisation(host: str, ip: str) -> Organisation:
     """The last two labels of a mail host's name, and its /24 (IPv6: /48)."""
     network = str(ip_network(f"{ip}/48", strict=False)) if ":" in ip else f"{ip.rpartition('.')[0]}.0/24"

@@ -110,7 +110,7 @@ class Desk:
             if one.reason.code == "too_many_connections" and lane.own.open_sessions > 1:  # this one was too many
                 lane.learn(connections=lane.own.open_sessions - 1)
                 self.state.learn(lane.key, "connections", lane.own.most, self.wall())
-            self.guard.replied(visit, line, one, source=source)
+            self.guard.replied(visit, line, one, now, source=source)
         self.memory.note(lane, visit.caps)
 
     def distrust(self) -> None:

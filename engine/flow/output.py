@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +30,8 @@ Row = tuple[Sequence[str], Verdict]  # the caller's cells as `IntakeRow` holds t
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl"}
 _STRANGERS = (COLUMNS.index("smtp_text"), COLUMNS.index("mx_host"))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_values = attrgetter(*COLUMNS)
+_BOOLS = tuple(map(COLUMNS.index, ("answered", "probed", "role", "disposable", "free", "tagged")))
+_of_result, _of_mapping = attrgetter(*COLUMNS), itemgetter(*COLUMNS)
 
 
 class OutputProblem(Exception):  # noqa: N818 - it is the target's problem, not an error of ours
@@ -129,13 +130,15 @@ class Layout:
 
     def row(self, cells: Sequence[str], verdict: Verdict) -> str:
         """The line of one row."""
-        values = _values(verdict) if isinstance(verdict, Result) else [verdict[column] for column in COLUMNS]
+        values = _of_result(verdict) if isinstance(verdict, Result) else _of_mapping(verdict)
         if self._target == "jsonl":
             return self._json_line(cells, values)
         width = len(self._header)
         own = self._json_cells(cells) if self._source == "jsonl" else list(cells[:width])
         own += [""] * (width - len(own))
-        ours = [value if isinstance(value, str) else _cell(value) for value in values]
+        ours = list(values)
+        for place in _BOOLS:
+            ours[place] = "true" if ours[place] else "false"
         for place in _STRANGERS:
             if ours[place].startswith(_FORMULA):
                 ours[place] = f"'{ours[place]}"

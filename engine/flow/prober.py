@@ -378,7 +378,7 @@ class Prober:
 
 
 def _jitter() -> float:
-    return random.uniform(0, 0.1)
+    return 0.1 * random.random()
 
 
 def _closed_by(lane: Lane) -> str:
