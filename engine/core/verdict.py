@@ -46,6 +46,11 @@ class Acceptance:
     catch_all: CatchAll
 
 
+CONFIRMED = Acceptance("rcpt_ok", CatchAll.NO)
+UNCONFIRMED = Acceptance("accepted_unconfirmed", CatchAll.UNKNOWN)
+EVERYBODY = Acceptance("catch_all", CatchAll.YES)
+
+
 def next_move(  # noqa: PLR0911 - one return a row of the rule
     item: Item, reason: Reason, *, permanent: bool, backed: bool, delay_s: float | None, ladders: Ladders, now: float
 ) -> Next:
@@ -86,16 +91,16 @@ def acceptance(control: ControlAnswer, *, refuses_unknown: bool, unsure: bool = 
     `unsure` marks replies such as 252, which accept without saying that the mailbox exists.
     """
     if unsure and control is not ControlAnswer.ACCEPTS:
-        return Acceptance("accepted_unconfirmed", CatchAll.UNKNOWN)
+        return UNCONFIRMED
     if refuses_unknown:
-        return Acceptance("rcpt_ok", CatchAll.NO)
+        return CONFIRMED
     match control:
         case ControlAnswer.REFUSES:
-            return Acceptance("rcpt_ok", CatchAll.NO)
+            return CONFIRMED
         case ControlAnswer.ACCEPTS:
-            return Acceptance("catch_all", CatchAll.YES)
+            return EVERYBODY
         case _:
-            return Acceptance("accepted_unconfirmed", CatchAll.UNKNOWN)
+            return UNCONFIRMED
 
 
 def control_answer(reason: Reason, *, accepted: bool) -> ControlAnswer:
