@@ -110,7 +110,7 @@ class Prober:
     def fill(self, now: float) -> None:
         """Take in work from the journal, where it is time."""
         if not self.ended and not self.released:
-            self._supply.fill(now)
+            self._supply.fill(now, self.open_sessions)
 
     @property
     def look_at(self) -> float | None:
