@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.core.breaker import BreakerState
@@ -19,7 +20,8 @@ from engine.core.listing import Status as Answer
 from engine.core.reasons import REASONS, Stage
 from engine.families import FAMILIES, PROCESS, Kind, LaneState, reference
 from engine.metrics import Metrics, watch_hub
-from engine.scrape import SLICE, LaneView, Live, View
+from engine.scrape import SLICE, page
+from engine.views import LaneView, Live, View
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +47,7 @@ class Page:
     """A scrape, read as Prometheus reads it."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self.text = metrics.render().decode()
+        self.text = page(metrics).decode()
         self.families = {family.name: family for family in text_string_to_metric_families(self.text)}
         samples = [sample for family in self.families.values() for sample in family.samples]
         self.values = {(sample.name, *sorted(sample.labels.items())): sample.value for sample in samples}
@@ -84,6 +86,35 @@ def test_names_and_labels_are_those_of_the_design() -> None:
     assert designed.pop("engine_build_info") == ()  # the design leaves its labels open
     assert labels_of.pop("engine_build_info") == ("version", "classifier", "python")
     assert labels_of == designed
+
+
+def test_a_histogram_is_what_the_client_would_make_of_the_same_values(metrics: Metrics) -> None:
+    """Bounds included, with every label set that was met, and zeros where there are no labels."""
+    registry = CollectorRegistry()
+    client = {
+        family.name: Histogram(family.name, family.help, family.labels, registry=registry, buckets=family.buckets)
+        for family in FAMILIES
+        if family.kind is Kind.HISTOGRAM
+    }
+    for name, family in ((each.name, each) for each in FAMILIES if each.name in client):
+        values = [0.0, 1e9, *family.buckets, *(bound * 1.01 for bound in family.buckets)]
+        for place, value in enumerate(values):
+            provider = ("gmail", "default")[place % 2]
+            match name:
+                case "engine_session_seconds":
+                    metrics.session_closed(provider, value, 0)
+                    client["engine_session_recipients"].labels(provider).observe(0)
+                    client[name].labels(provider).observe(value)
+                case "engine_lane_wait_seconds":
+                    metrics.lane_waited(provider, "node-1", value)
+                    client[name].labels(provider, "node-1").observe(value)
+                case "engine_dns_seconds":
+                    metrics.dns("mx", provider, value)
+                    client[name].labels("mx", provider).observe(value)
+    text = page(metrics).decode()
+    expected = [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+    assert len(expected) > 100
+    assert set(expected) <= set(text.splitlines())
 
 
 def test_the_page_says_what_the_table_says(metrics: Metrics) -> None:

@@ -161,7 +161,7 @@ def _prepare(code: int | None, enhanced: str, text: str, stage: Stage, echoed: S
     found_words = tuple(words(text, echoed))
     hits = (_phrases_again if len(found_words) <= SHORT else _phrases)(found_words)
     first = code // 100 if code is not None else int(given[2]) if given else 0
-    final = {4: False, 5: True}.get(first)
+    final = first == 5 if first in (4, 5) else None
     return _Reply(
         code,
         final,

@@ -14,6 +14,8 @@ _CONSONANTS = "bcdfghjklmnprstvz"
 _VOWELS = "aeiou"
 _PAIRS = tuple(consonant + vowel for vowel in _VOWELS for consonant in _CONSONANTS)
 _SYLLABLES = 5  # 17**5 * 5**5 local parts of the form "tavorimule", times 900 numbers: no mailbox by accident
+_PAIRS_IN_ALL = len(_PAIRS)
+_LOCALS = _PAIRS_IN_ALL**_SYLLABLES * 900
 
 
 class ControlAnswer(StrEnum):
@@ -28,9 +30,9 @@ class ControlAnswer(StrEnum):
 def control_local(secret: bytes, domain: str, begun: int) -> str:
     """The local part of the control number `begun` at `domain`: five syllables and three digits."""
     digest = hmac.digest(secret, f"{begun}:{domain}".encode(), hashlib.sha256)
-    number = int.from_bytes(digest, "big")
+    number = int.from_bytes(digest, "big") % _LOCALS
     word = ""
     for _ in range(_SYLLABLES):
-        number, pair = divmod(number, len(_PAIRS))
-        word += _PAIRS[pair]
-    return f"{word}{100 + number % 900}"
+        word += _PAIRS[number % _PAIRS_IN_ALL]
+        number //= _PAIRS_IN_ALL
+    return f"{word}{100 + number}"

@@ -76,13 +76,15 @@ def _is_role(name: str) -> bool:
     return name in ROLES or name.endswith("-request")  # RFC 2142 section 6: who runs a mailing list
 
 
-def _targets_by_shape() -> dict[tuple[str, int], tuple[str, ...]]:
-    """Well-known names by ending and length: what a mistyped name can be compared with."""
-    shapes: dict[tuple[str, int], tuple[str, ...]] = defaultdict(tuple)
+def _targets_by_shape() -> dict[tuple[str, int, str], tuple[str, ...]]:
+    """Well-known names by ending, length and the letter with which a slip of one can begin: its first, or its second
+    where the two are swapped."""
+    shapes: dict[tuple[str, int, str], tuple[str, ...]] = defaultdict(tuple)
     for target in sorted(TARGETS):
         name, _, ending = target.partition(".")
         if len(name) >= _MIN_NAME:
-            shapes[ending, len(name)] += (name,)
+            for letter in set(name[:2]):
+                shapes[ending, len(name), letter] += (name,)
     return dict(shapes)
 
 
@@ -92,9 +94,10 @@ _BY_SHAPE = _targets_by_shape()
 @lru_cache(maxsize=_DOMAINS_KEPT)
 def _of_domain(domain: str) -> tuple[bool, bool, str]:
     """Whether a domain is disposable, whether it is free, and which one may have been meant."""
-    labels = domain.split(".")
-    disposable = any(".".join(labels[i:]) in DISPOSABLE for i in range(len(labels) - 1))
-    return disposable, domain in FREE, _meant(domain)
+    above = domain
+    while above and above not in DISPOSABLE:
+        above = above.partition(".")[2]
+    return above != "", domain in FREE, _meant(domain)
 
 
 def _meant(domain: str) -> str:
@@ -114,7 +117,7 @@ def _near(domain: str) -> str:
     """The well-known domain one slip away, or empty."""
     name, _, ending = domain.partition(".")
     for length in (len(name), len(name) + 1, len(name) - 1):
-        for target in _BY_SHAPE.get((ending, length), ()):
+        for target in _BY_SHAPE.get((ending, length, name[:1]), ()):
             if one_slip(name, target):
                 return f"{target}.{ending}"
     return ""

@@ -8,8 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import product
+from collections.abc import Iterable, Mapping, Sequence
 
 _GAP = 4  # foreign words between the two sides of `..`: "user bob at example.org unknown"
 
@@ -22,6 +21,19 @@ class _Node:
         self.gap: _Node | None = None  # where a phrase goes on after `..`
         self.ends = 0  # bits of the phrases that are complete here
 
+    def to(self, word: str) -> _Node:
+        """Where a phrase goes on after this word."""
+        node = self.step.get(word)
+        if node is None:
+            node = self.step[word] = _Node()
+        return node
+
+    def beyond(self) -> _Node:
+        """Where a phrase goes on after `..`."""
+        if self.gap is None:
+            self.gap = _Node()
+        return self.gap
+
 
 class Phrases:
     """A set of phrases, each with a bit; `find` gives the bits of those that occur.
@@ -33,21 +45,23 @@ class Phrases:
         self._root = _Node()
         self.words: set[str] = set()
         for phrase, bit in phrases:
-            for row in _spell_out(phrase):
-                self._add([vocabulary.get(word, word) for word in row], bit, phrase)
+            for parts in _spell_out(phrase):
+                for node in self._grow(parts, vocabulary):
+                    node.ends |= bit
 
-    def _add(self, row: list[str], bit: int, phrase: str) -> None:
-        node = self._root
-        for word in row:
-            if not word:
-                raise ValueError(f"phrase {phrase!r} holds a word without weight, so that it can never match")
-            if word == "..":
-                node.gap = node.gap or _Node()
-                node = node.gap
-            else:
-                self.words.add(word)
-                node = node.step.setdefault(word, _Node())
-        node.ends |= bit
+    def _grow(self, parts: Sequence[str], vocabulary: Mapping[str, str]) -> list[_Node]:
+        """Where the rows of words end that these parts stand for."""
+        nodes = [self._root]
+        for part in parts:
+            if part == "..":
+                nodes = [node.beyond() for node in nodes]
+                continue
+            words = {vocabulary.get(word, word) for word in part.split("|")}
+            if "" in words:
+                raise ValueError(f"phrase {' '.join(parts)!r} holds a word without weight, so that it can never match")
+            self.words |= words
+            nodes = [node.to(word) for node in nodes for word in words]
+        return nodes
 
     def find(self, words: Iterable[str]) -> int:
         """The bits of all phrases that occur in `words`, which are folded already."""
@@ -75,14 +89,12 @@ class Phrases:
         return found
 
 
-def _spell_out(phrase: str) -> Iterable[tuple[str, ...]]:
-    """Every plain row of words that a phrase stands for."""
-    if " ~ " in phrase:
-        left, right = phrase.split(" ~ ")
-        yield from _spell_out(f"{left} .. {right}")
-        yield from _spell_out(f"{right} .. {left}")
-        return
-    yield from product(*(part.split("|") for part in phrase.split()))
+def _spell_out(phrase: str) -> Iterable[Sequence[str]]:
+    """The parts of a phrase, in each order in which they may stand."""
+    left, both, right = phrase.partition(" ~ ")
+    yield [*left.split(), "..", *right.split()] if both else left.split()
+    if both:
+        yield [*right.split(), "..", *left.split()]
 
 
 def vocabulary(table: str) -> Mapping[str, str]:

@@ -12,14 +12,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from engine.core.grammar import Range, Rate
 from engine.core.reasons import REASONS, Category, Stage
 
 DEFAULT_NAME = "default"
+REMEMBERED = 4096  # hosts whose policy was looked up last: a survey, a lane and each dial ask for the same
 
 Scope = Literal["site", "provider"]
 Informative = Literal["informative", "uninformative", "never"]
@@ -242,6 +244,7 @@ class PolicySet:
     _by_tail: dict[str, list[tuple[HostPattern, Policy]]] = field(init=False, repr=False, compare=False)
     _by_name: dict[str, Policy] = field(init=False, repr=False, compare=False)
     _by_domain: dict[str, Policy] = field(init=False, repr=False, compare=False)
+    _claiming: Callable[[str], Policy | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Indexed by a host's last two labels, so that a million domains don't try every pattern each.
@@ -262,6 +265,7 @@ class PolicySet:
         object.__setattr__(self, "_by_name", names)
         domains = {domain: policy for policy in self.policies for domain in policy.match_domains}
         object.__setattr__(self, "_by_domain", domains)
+        object.__setattr__(self, "_claiming", lru_cache(maxsize=REMEMBERED)(self._find_claiming))
 
     def claim(self, host: str) -> tuple[Policy, str] | None:
         """The policy that claims a mail host and the pattern by which it does, or None: only the default is left."""
@@ -273,12 +277,11 @@ class PolicySet:
 
     def claiming(self, host: str) -> Policy | None:
         """The policy that claims a mail host, or None."""
-        found = self.claim(host)
-        return found[0] if found else None
+        return self._claiming(host)
 
     def for_hosts(self, names: Sequence[str]) -> Policy:
         """The policy of a domain with these mail hosts: the one that claims them all, else the default."""
-        claims = {policy.name if policy else "" for policy in map(self.claiming, names)}
+        claims = {policy.name if policy else "" for policy in map(self._claiming, names)}
         return self._by_name[claims.pop()] if len(claims) == 1 and "" not in claims else self.default
 
     def for_domain(self, domain: str) -> Policy | None:
@@ -289,3 +292,7 @@ class PolicySet:
         """The policy of this name, alias or MX host name."""
         plain = plain_host(name)
         return self._by_name.get(plain) or self.claiming(plain)
+
+    def _find_claiming(self, host: str) -> Policy | None:
+        found = self.claim(host)
+        return found[0] if found else None

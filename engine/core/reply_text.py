@@ -35,6 +35,7 @@ _DELAY = re.compile(
     r"\b(?:in|after|within|for|of|wait|least|next|another)\s+(?:at least |about |another |the next )?"
     r"(?:(\d{1,2}):(\d\d):(\d\d)|(\d{1,6}) ?(s|sec|second|m|min|minute|minuten|h|hr|hour)s?\b)"
 )
+_NUMBER = re.compile(r"\s\d")
 _UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _USUAL = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)  # an address without signs that part words
 _ANYBODY = "a@a"  # reads as any such address does
@@ -66,7 +67,7 @@ def may_name(text: str, recipient: str) -> bool:
 def words(text: str, echoed: Sequence[str] = ()) -> list[str]:
     """The folded words of a text; those without weight are gone, unknown ones stay as they are."""
     text = _plain(text)
-    names = echoed and {part for name in echoed for part in (name.lower(), name.lower().rpartition("@")[2])}
+    names = {each for name in map(str.lower, echoed) for each in (name, name.rpartition("@")[2])} if echoed else ()
     found: list[str] = []
     for token in _TOKEN.findall(text):
         core = token if token.isalpha() else token.strip(_AROUND)
@@ -87,7 +88,7 @@ def _plain(text: str) -> str:
         text = unicodedata.normalize("NFKD", text.casefold().replace("’", "'"))
         text = "".join(char for char in text if not unicodedata.combining(char))
     text = text.lower().replace("n't", " not")
-    return _SPEAKER.sub(" ", text) if "host " in text else text
+    return _SPEAKER.sub(" ", text) if "said:" in text or "address: host " in text else text
 
 
 def _unusual(core: str, names: Collection[str]) -> list[str]:  # noqa: PLR0911 - one return a kind of token
@@ -130,7 +131,7 @@ def list_name(text: str) -> str:
 
 def named_delay(text: str) -> float | None:
     """The delay in seconds that a text asks for (`in 5 minutes`, `for 00:05:00`); None without one up to a day."""
-    found = _DELAY.search(text.lower())
+    found = _DELAY.search(text.lower()) if _NUMBER.search(text) else None
     if found is None:
         return None
     hours, minutes, seconds, count, unit = found.groups()

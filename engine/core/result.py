@@ -60,15 +60,15 @@ class Result:
     @classmethod
     def of(cls, reason: str, /, **evidence: Any) -> Result:
         """A result whose category, answered, fault and retry are those of its reason: they can't disagree."""
-        row = REASONS[reason]
-        return cls(
-            reason=row.code,
-            category=row.category,
-            answered=row.answered,
-            fault=row.fault,
-            retry=row.retry,
-            **evidence,
-        )
+        return cls(**of_reason(reason), **evidence)
+
+
+def of_reason(reason: str) -> dict[str, Any]:
+    """What a reason says of a result by itself."""
+    row = REASONS[reason]
+    return {
+        "reason": row.code, "category": row.category, "answered": row.answered, "fault": row.fault, "retry": row.retry,
+    }  # fmt: skip
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Result))

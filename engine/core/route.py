@@ -41,12 +41,12 @@ class Route:
     @property
     def names(self) -> tuple[str, ...]:
         """All mail host names, those with problems too: policies match on these."""
-        return tuple(host.name for host in self.hosts)
+        return tuple([host.name for host in self.hosts])
 
     @property
     def dialable(self) -> tuple[MailHost, ...]:
         """The hosts that have an address to connect to."""
-        return tuple(host for host in self.hosts if host.addresses)
+        return tuple([host for host in self.hosts if host.addresses])
 
 
 def site_key(route: Route, *, claimed: bool) -> str:

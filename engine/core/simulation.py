@@ -7,12 +7,14 @@
    the end of its ladder, greylisting meets each address and each control of its domain. Nobody blocks us, and every
    host answers: what can't be foreseen is left out.
 4. Shares hold over the list to an address or two, whatever the draws: these only say whom they meet.
+5. Lanes that share no limit with another, and to which the same happens, fare alike: one of them is played for a crowd,
+   and its sessions take as many places among those that are open at once.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -21,7 +23,7 @@ from engine.core.cap import Cap
 from engine.core.caps import Caps, Hosts
 from engine.core.ceiling import USUAL_REFUSED
 from engine.core.control import ControlAnswer
-from engine.core.identity import Identity
+from engine.core.identity import Identity, Limits
 from engine.core.lane import Batch, Lane, Visit
 from engine.core.policy import DEFAULT_NAME, Policy, PolicySet
 from engine.core.queue import Item
@@ -31,12 +33,14 @@ from engine.core.verdict import Step, next_move
 
 OPENING_RTTS = 6  # TCP, greeting, EHLO, STARTTLS, TLS 1.3, EHLO again (RFC 5321 section 4.1, RFC 3207, RFC 8446)
 LANE_SAMPLE = 20_000  # addresses of one lane that are simulated; what lies beyond goes on as their second half did
+CROWDS = 20  # into which the sessions that may be open at once are divided, at least
 LOOK_EVERY = 500  # events between two questions whether to go on
 JITTER = 0.1  # of a breaker's open time, as `flow` draws it
 
 _ACCEPTED, _REFUSED, _TEMPFAILS = range(3)
 _REPLIES = (REASONS["rcpt_ok"], REASONS["mailbox_not_found"], REASONS["mailbox_temporarily_unavailable"])
 _GREYLISTED = REASONS["greylisted"]
+_UNLIMITED = Limits(None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,6 @@ class Course:
 
     policy: Policy
     addresses: int = 0
-    sites: set[str] = field(default_factory=set)
     sampled: int = 0
     done: int = 0
     answered: int = 0
@@ -142,6 +145,8 @@ class Simulation:
         self._wall = wall
         self._floors: dict[str, tuple[Schedule, Caps]] = {}  # by identity
         self._places: dict[Lane, tuple[Schedule, Caps, Course]] = {}
+        self._crowds: dict[Lane, int] = {}  # how many lanes it is played for, itself among them
+        self._most = max(1, concurrency // CROWDS)
         self._spent: dict[Cap, str] = {}  # what each identity had last spent of its own limits
         self._events: list[tuple[float, int, Visit, Batch | None]] = []  # None: the server answered QUIT
         self._order = count()
@@ -159,9 +164,9 @@ class Simulation:
             turns += 1
             if turns % LOOK_EVERY == 0 and not self._go_on():
                 return None
-            turn = self._turn(now) if self._room else Wait(None)
+            turn = self._turn(now) if self._room > 0 else Wait(None)
             if isinstance(turn, Visit):
-                self._room -= 1
+                self._room -= self._crowds[turn.lane]
                 self._note(turn.lane, now)
                 self._ask(turn, turn.first, now + OPENING_RTTS * self._assumed.rtt_s)
                 continue
@@ -195,26 +200,54 @@ class Simulation:
         shares = {_REFUSED: self._assumed.refused, _TEMPFAILS: self._assumed.tempfail}
         credit = {fate: self._draw() for fate in shares}  # carried from lane to lane, so that shares are exact
         grey = self._draw()
+        lanes = {key: self._lane(*key, group[0]) for key, group in by_lane.items()}
+        users = Counter(cap for lane in lanes.values() for cap in lane.caps)
+        played: dict[tuple[object, ...], Lane] = {}  # by kind, whose crowd has room for another
         for key, group in by_lane.items():
-            (identity, name), course = key, Course(group[0].policy)
-            schedule, caps = self._floor(identity, group[0].policy)
-            lane = caps.lane(name, group[0].policy, group[0].hosts if self._policies is not None else ())
-            schedule.add(lane)
-            self._places[lane] = schedule, caps, course
-            self.courses[" ".join(key).strip()] = course
-            course.addresses = sum(each.addresses for each in group)
-            first = len(self._fates)
-            for each in _sample(group, course.addresses):
+            lane, addresses = lanes[key], sum(each.addresses for each in group)
+            asked = _sample(group, addresses)
+            for each in asked:
                 if each.policy.name == DEFAULT_NAME:
                     grey += self._assumed.greylisted
                     if grey >= 1.0:
                         grey -= 1.0
                         self._greylisting.add(each.domain)
-                self._add(lane, each)
-            course.sites.update(each.site for each in group)
-            course.sampled = len(self._fates) - first
-            caps.fresh.clear()  # nothing here has a past
+            first = len(self._fates)
+            self._fates.extend(bytes(sum(each.addresses for each in asked)))
             self._cast(first, shares, credit)
+            kind = self._kind(lane, key[0], asked, first) if self._alone(lane, key[0], users) else (lane,)
+            same = played.get(kind)
+            if same is None:
+                same = played[kind] = lane
+                self._add(lane, asked, first)
+                self._floors[key[0]][0].add(lane)
+                course = Course(lane.policy, addresses, len(self._fates) - first)
+                self._places[lane] = *self._floors[key[0]], course
+                self._crowds[lane] = 0
+            self.courses[" ".join(key).strip()] = self._places[same][2]
+            self._crowds[same] += 1
+            if self._crowds[same] == self._most:
+                del played[kind]
+
+    def _lane(self, identity: str, name: str, mail: Mail) -> Lane:
+        """A lane under its caps."""
+        caps = self._floor(identity, mail.policy)[1]
+        lane = caps.lane(name, mail.policy, mail.hosts if self._policies is not None else ())
+        caps.fresh.clear()  # nothing here has a past
+        return lane
+
+    def _alone(self, lane: Lane, key: str, users: Counter[Cap]) -> bool:
+        """Whether nothing that another lane does can hold it up, but for the sessions that are open at once."""
+        identity = self._identities.get(key)
+        free = identity is None or (identity.limits == _UNLIMITED and identity.warmup is None)
+        above = self._floors[key][1].identity
+        return free and all(cap is above or users[cap] == 1 for cap in lane.caps)
+
+    def _kind(self, lane: Lane, key: str, asked: Sequence[Mail], first: int) -> tuple[object, ...]:
+        """All that makes a lane that is alone fare as it does."""
+        limits = *(cap.policy and cap.policy.name for cap in lane.caps), lane.per_session, lane.per_transaction
+        domains = ((each.addresses, self._refuses(lane, each), each.domain in self._greylisting) for each in asked)
+        return key, lane.policy.name, limits, tuple(domains), bytes(self._fates[first:])
 
     def _floor(self, key: str, policy: Policy) -> tuple[Schedule, Caps]:
         """The schedule and caps of an identity."""
@@ -224,13 +257,19 @@ class Simulation:
             self._floors[key] = Schedule(), Caps(self._policies or PolicySet((), policy), identity, began_at)
         return self._floors[key]
 
-    def _add(self, lane: Lane, mail: Mail) -> None:
-        domain = lane.queue.domain(mail.domain, 0, mail.site)
-        if mail.refuses or mail.domain in lane.policy.control.refuses_unknown_domains:
-            domain.control = ControlAnswer.REFUSES
-        for number in range(len(self._fates), len(self._fates) + mail.addresses):
-            lane.queue.add(Item(number, "", mail.domain), 0.0)
-        self._fates.extend(bytes(mail.addresses))
+    def _add(self, lane: Lane, asked: Sequence[Mail], first: int) -> None:
+        """Addresses to ask; their fates begin at `first`."""
+        for mail in asked:
+            domain = lane.queue.domain(mail.domain, 0, mail.site)
+            if self._refuses(lane, mail):
+                domain.control = ControlAnswer.REFUSES
+            for number in range(first, first + mail.addresses):
+                lane.queue.add(Item(number, "", mail.domain), 0.0)
+            first += mail.addresses
+
+    @staticmethod
+    def _refuses(lane: Lane, mail: Mail) -> bool:
+        return mail.refuses or mail.domain in lane.policy.control.refuses_unknown_domains
 
     def _cast(self, first: int, shares: dict[int, float], credit: dict[int, float]) -> None:
         """Say which addresses of a lane are refused and which fail: so many, anywhere among the rest."""
@@ -262,7 +301,7 @@ class Simulation:
         lane = visit.lane
         if batch is None:
             lane.finish(visit, now)
-            self._room += 1
+            self._room += self._crowds[lane]
             self._touch(lane, now)
             return
         self._places[lane][2].ended_at = now

@@ -122,23 +122,24 @@ class Guard:
         elif self.breaker.timed_out(site.key):
             self._doubt()
 
-    def replied(self, visit: Visit, line: Line, one: Judged, *, source: bool) -> None:
+    def replied(self, visit: Visit, line: Line, one: Judged, now: float, *, source: bool) -> None:
         """What a site said, or why it said nothing; `source` when it refuses the source."""
         reason, endpoint = one.reason, line.endpoint
         answers = reason.fault not in {Fault.US, Fault.NETWORK} and reason.code not in _BUSY
-        now, state = self._clock(), self.breaker.breaker.state
+        state = self.breaker.breaker.state
         if visit.trial:
             cause = EGRESS if self.breaker.breaker.cause == EGRESS and not self._spoke(line) else reason.code
             self.breaker.tried(now, self._jitter(), cause="" if answers and not source else cause)
         elif endpoint is not None and (source or answers):
             who = organisation(endpoint.host, endpoint.ip)
-            cause = reason.code if source else ""
-            self.breaker.answered(visit.site, who, now, self._jitter(), cause=cause, named=one.detail)
+            cause, jitter = (reason.code, self._jitter()) if source else ("", 0.0)
+            self.breaker.answered(visit.site, who, now, jitter, cause=cause, named=one.detail)
         if source and reason.code == "ip_blocklisted" and one.detail:
             self._named(one.detail)
-        if source or self.breaker.breaker.state is not state:
+        moved = self.breaker.breaker.state is not state
+        if source or moved:
             self._memory.save_identity(self.breaker)
-        if self._cap is not None and state is BreakerState.CLOSED and self.breaker.stops:
+        if moved and state is BreakerState.CLOSED and self._cap is not None:
             self._cap.blamed(now)
 
     def closed(self) -> None:

@@ -20,7 +20,7 @@ from engine.core.address import Address, BadAddress, parse
 from engine.core.flags import flags
 from engine.core.identity import Consent, Identity, Job
 from engine.core.reasons import Stage
-from engine.core.result import CatchAll, Result
+from engine.core.result import CatchAll, Result, of_reason
 from engine.flow.intake import Intake, IntakeRow
 from engine.flow.records import spoiled
 from engine.store.job_tables import DISPOSABLE, FREE, ROLE, SETTLED, TAGGED, NewRow
@@ -29,6 +29,7 @@ from engine.store.writer import Writer
 
 CHUNK = 2000  # rows a transaction of intake
 _dumped = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_loaded = json.JSONDecoder().raw_decode  # of what was dumped here: nothing stands around it
 
 
 class WrongUse(Exception):  # noqa: N818 - it is the caller's, not ours
@@ -198,31 +199,37 @@ def new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
     )  # fmt: skip
 
 
-def result_of(row: dict[str, Any], open_as: str = "cancelled") -> Result:
-    """A journal row as its Result; one that is not settled is no verdict, and gets the reason `open_as`."""
+def verdict_of(row: dict[str, Any], open_as: str = "cancelled") -> dict[str, Any]:
+    """The columns of a journal row's Result; one that is not settled is no verdict, and gets the reason `open_as`."""
     bits = row["flags"]
-    parsed = row["domain"] is not None
-    reason = row["reason"] if row["state"] >= SETTLED else open_as
-    return Result.of(
-        reason, address=row["row_text"], normalized=row["key"] if parsed else "", detail=row["detail"],
-        stage=Stage(row["stage"]), probed=bool(row["probed"]), provider=row["provider"], mx_host=row["mx_host"],
-        mx_ip=row["mx_ip"], source_ip=row["source_ip"], smtp_code=row["code"], enhanced_code=row["enhanced"],
-        smtp_text=row["text"], catch_all=CatchAll(row["catch_all"]), role=bool(bits & ROLE),
-        disposable=bool(bits & DISPOSABLE), free=bool(bits & FREE), tagged=bool(bits & TAGGED),
-        suggestion=row["suggestion"], attempts=row["attempts"], checked_at=row["checked_at"],
-        duration_ms=row["duration_ms"], classifier_version=classifier.VERSION, policy=row["policy"],
-    )  # fmt: skip
+    return of_reason(row["reason"] if row["state"] >= SETTLED else open_as) | {
+        "address": row["row_text"], "normalized": "" if row["domain"] is None else row["key"], "detail": row["detail"],
+        "stage": row["stage"], "probed": bool(row["probed"]), "provider": row["provider"], "mx_host": row["mx_host"],
+        "mx_ip": row["mx_ip"], "source_ip": row["source_ip"], "smtp_code": row["code"],
+        "enhanced_code": row["enhanced"], "smtp_text": row["text"], "catch_all": row["catch_all"],
+        "role": bool(bits & ROLE), "disposable": bool(bits & DISPOSABLE), "free": bool(bits & FREE),
+        "tagged": bool(bits & TAGGED), "suggestion": row["suggestion"], "attempts": row["attempts"],
+        "checked_at": row["checked_at"], "duration_ms": row["duration_ms"],
+        "classifier_version": classifier.VERSION, "policy": row["policy"],
+    }  # fmt: skip
 
 
-def results(journal: Journal, *, settled_only: bool = False) -> Iterator[tuple[tuple[str, ...], Result]]:
+def result_of(row: dict[str, Any], open_as: str = "cancelled") -> Result:
+    """A journal row as its Result."""
+    found = verdict_of(row, open_as)
+    found["stage"], found["catch_all"] = Stage(found["stage"]), CatchAll(found["catch_all"])
+    return Result(**found)
+
+
+def results(journal: Journal) -> Iterator[tuple[tuple[str, ...], Result]]:
     """(the caller's cells, result) of every row in input order."""
-    for row in journal.rows(settled_only=settled_only):
+    for row in journal.rows():
         yield cells_of(row), result_of(row)
 
 
 def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     """The caller's own cells of a journal row."""
-    return tuple(json.loads(row["cells"]))
+    return tuple(_loaded(row["cells"])[0])
 
 
 def mail_settings(identities: Sequence[Identity]) -> dict[str, str]:

@@ -15,9 +15,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,10 @@ Row = tuple[Sequence[str], Verdict]  # the caller's cells as `IntakeRow` holds t
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl"}
 _STRANGERS = (COLUMNS.index("smtp_text"), COLUMNS.index("mx_host"))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_values = attrgetter(*COLUMNS)
+_BOOLS = tuple(map(COLUMNS.index, ("answered", "probed", "role", "disposable", "free", "tagged")))
+_NUMBERS = tuple(map(COLUMNS.index, ("smtp_code", "attempts", "duration_ms")))
+_QUOTED = re.compile(r'["\r\n]')  # in whatever holds one of these, or a delimiter, the csv module puts quotes
+_of_result, _of_mapping = attrgetter(*COLUMNS), itemgetter(*COLUMNS)
 
 
 class OutputProblem(Exception):  # noqa: N818 - it is the target's problem, not an error of ours
@@ -121,7 +125,8 @@ class Layout:
         self._keys = _distinct(self._header)
         self._ours = _our_names(self._keys)
         self._line = _Line()
-        self._csv = csv.writer(self._line, delimiter=delimiter or ",", lineterminator=_Line.END)
+        self._delimiter = delimiter or ","
+        self._csv = csv.writer(self._line, delimiter=self._delimiter, lineterminator=_Line.END)
 
     def heading(self) -> str:
         """The line before the first row; JSONL has none."""
@@ -129,13 +134,17 @@ class Layout:
 
     def row(self, cells: Sequence[str], verdict: Verdict) -> str:
         """The line of one row."""
-        values = _values(verdict) if isinstance(verdict, Result) else [verdict[column] for column in COLUMNS]
+        values = _of_result(verdict) if isinstance(verdict, Result) else _of_mapping(verdict)
         if self._target == "jsonl":
             return self._json_line(cells, values)
         width = len(self._header)
         own = self._json_cells(cells) if self._source == "jsonl" else list(cells[:width])
         own += [""] * (width - len(own))
-        ours = [value if isinstance(value, str) else _cell(value) for value in values]
+        ours = list(values)
+        for place in _BOOLS:
+            ours[place] = "true" if ours[place] else "false"
+        for place in _NUMBERS:
+            ours[place] = "" if ours[place] is None else str(ours[place])
         for place in _STRANGERS:
             if ours[place].startswith(_FORMULA):
                 ours[place] = f"'{ours[place]}"
@@ -143,6 +152,9 @@ class Layout:
         return self._csv_line([*own, *ours, *(cells[width:] if self._source == "csv" else ())])
 
     def _csv_line(self, cells: Sequence[str]) -> str:
+        plain = self._delimiter.join(cells)
+        if plain.count(self._delimiter) == len(cells) - 1 and _QUOTED.search(plain) is None:  # so are nearly all
+            return plain + "\n"
         self._csv.writerow(cells)
         return self._line.text
 

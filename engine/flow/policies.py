@@ -37,8 +37,8 @@ class PolicyProblems(Exception):  # noqa: N818 - it is what its list says
 def load_policies(extra_dirs: Sequence[Path] = (), shipped: Path | None = None) -> PolicySet:
     """The policies of the shipped directory under those of `extra_dirs`; raises PolicyProblems.
 
-    The package's own files are held against the model by the tests and by `engine policy check`, not at each start:
-    that would cost a start 0.1 s. They still are read by the same code.
+    The package's own files are held against the model by the tests and by `engine policy check`, not at each start,
+    which would read them twice. They still are read by the same code.
     """
     found = read_layers(extra_dirs, shipped, checked=shipped is not None)
     try:

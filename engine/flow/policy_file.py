@@ -9,15 +9,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from engine.core.grammar import GrammarError
 from engine.core.reasons import REASONS, Category, Stage
 from engine.core.reply import ProtocolError, Reply, ReplyParser
-from engine.flow.policy_model import KEYS, ROW_KEYS, SOURCE_KEYS, reply_row
+from engine.flow.policy_model import KEYS, NAME, ROW_KEYS, SOURCE_KEYS, Kind, reply_row
 
 _Path = tuple[str | int, ...]
 # libyaml is five times faster; PyYAML may be built without it.
@@ -26,7 +27,8 @@ RCPT = Stage.RCPT
 _MAX_DEPTH = 8  # a policy needs four
 _MAX_BYTES = 1024 * 1024
 
-KNOWN = {"provider", "sources", "replies", *(key.path for key in KEYS)}
+_KINDS = {key.path: key.kind for key in KEYS}
+KNOWN = {"provider", "sources", "replies", *_KINDS}
 SECTIONS = {path.rpartition(".")[0] for path in KNOWN if "." in path} | {"pace"}
 
 
@@ -161,12 +163,13 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 def check(found: PolicyFile) -> None:
     """Hold a file against the model, and its reply rows against their own examples."""
-    from engine.flow.policy_shape import shape_errors  # noqa: PLC0415 - it imports pydantic
-
     wrong: set[_Path] = set()
-    for error in shape_errors(found.data):
-        found.problem(error["loc"], _sentence(error))
-        wrong.add(error["loc"][:2])
+    if not well_formed(found.data):
+        from engine.flow.policy_shape import shape_errors  # noqa: PLC0415 - it imports pydantic
+
+        for error in shape_errors(found.data):
+            found.problem(error["loc"], _sentence(error))
+            wrong.add(error["loc"][:2])
     rows = [((name, index), row) for name in ("replies", "sources") for index, row in enumerate(_list(found, name))]
     for place, row in rows:
         if place in wrong or place[:1] in wrong:
@@ -177,6 +180,47 @@ def check(found: PolicyFile) -> None:
         for name in row["for"]:
             if name not in KNOWN | SECTIONS:
                 found.problem((*place, "for"), f"{name!r} is no key or section{_nearest(name, SECTIONS)}")
+
+
+def well_formed(data: Mapping[str, Any]) -> bool:
+    """Whether each key is known and each value reads; where not, `policy_shape` says what is wrong."""
+    rows = {"replies": (ROW_KEYS, ("reason", "examples")), "sources": (SOURCE_KEYS, ("for", "say"))}
+    return (
+        _reads(NAME, data.get("provider"))
+        and _section_reads("", {key: value for key, value in data.items() if key not in ("provider", *rows)})
+        and all(
+            given is None or (isinstance(given, list) and all(_row_reads(row, *of) for row in given))
+            for given, of in ((data.get(key), of) for key, of in rows.items())
+        )
+    )
+
+
+def _section_reads(above: str, given: Any) -> bool:
+    return isinstance(given, dict) and all(
+        "." not in key and _value_reads(f"{above}{key}", value) for key, value in given.items()
+    )
+
+
+def _value_reads(path: str, value: Any) -> bool:
+    if value is None:
+        return path in SECTIONS or path in _KINDS
+    return _section_reads(f"{path}.", value) if path in SECTIONS else path in _KINDS and _reads(_KINDS[path], value)
+
+
+def _row_reads(row: Any, kinds: Mapping[str, Kind], required: Sequence[str]) -> bool:
+    return (
+        isinstance(row, dict)
+        and all(key in row for key in required)
+        and all(key in kinds and _reads(kinds[key], value) for key, value in row.items())
+    )
+
+
+def _reads(kind: Kind, value: Any) -> bool:
+    try:
+        kind.read(value)
+    except GrammarError:
+        return False
+    return True
 
 
 def _list(found: PolicyFile, name: str) -> list[Any]:

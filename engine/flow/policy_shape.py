@@ -1,7 +1,7 @@
 """What pydantic checks a policy file against, and the JSON Schema for editors.
 
-Importing pydantic costs a start more than loading all policies does, so this file is imported by who checks a file or
-prints the schema, and by nobody else.
+Importing pydantic costs a start more than loading all policies does, so this file is imported by who has to say what is
+wrong with a file or prints the schema, and by nobody else.
 """
 
 from __future__ import annotations

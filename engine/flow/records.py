@@ -16,7 +16,6 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 from typing import IO, Any
 
 MAX_RECORD = 1 << 20  # characters; a row of a megabyte belongs to no list of addresses
@@ -80,11 +79,13 @@ def encoded(text: str) -> bytes:
 def csv_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[list[str], str]]:
     """CSV records (RFC 4180), and what is wrong with each; blank lines are none."""
     feed = _Feed(lines)
+    reader = csv.reader(feed, delimiter=delimiter, strict=True)
     while feed.more():
         try:
-            yield next(csv.reader(feed, delimiter=delimiter, strict=True)), feed.problem
+            yield next(reader), feed.problem
         except csv.Error:
             yield _lenient(*feed.only_first(), delimiter)
+            reader = csv.reader(feed, delimiter=delimiter, strict=True)
 
 
 def json_object(line: str) -> dict[str, Any] | None:
@@ -129,11 +130,15 @@ class _Feed:
         """Whether another record begins; blank lines before it are passed over."""
         self._taken.clear()
         self._room = MAX_RECORD
-        while self._ahead and not self._ahead[0][0].strip():
+        while self._ahead:
+            if self._ahead[0][0].strip():
+                return True
             self._ahead.popleft()
-        if not self._ahead:
-            self._ahead.extend(islice((line for line in self._lines if line[0].strip()), 1))
-        return bool(self._ahead)
+        for line in self._lines:
+            if line[0].strip():
+                self._ahead.append(line)
+                return True
+        return False
 
     @property
     def problem(self) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 
 import gevent
@@ -27,10 +27,10 @@ from engine.flow.survey import Survey
 from engine.log import log
 from engine.metrics import Metrics
 from engine.net.resolver import Resolver
-from engine.scrape import LaneView
 from engine.store.audit import AuditRow
 from engine.store.journal import Journal
 from engine.store.state import State
+from engine.views import LaneView
 
 STARTS_AT_ONCE = 20  # sessions that are started before those under way get their turn: the hub must not lag
 DRAIN_S = 20.0  # what sessions in flight get to end politely when a run stops
@@ -236,5 +236,10 @@ class Run:
 
 def stamp(at: float | None = None) -> str:
     """A moment as results and audit rows write it: UTC, RFC 3339, milliseconds."""
-    moment = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, milliseconds = divmod(int((time.time() if at is None else at) * 1000), 1000)
+    return f"{_second(second)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None).isoformat()

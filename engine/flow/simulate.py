@@ -143,7 +143,7 @@ def rehearse(
             Rehearsal(
                 name,
                 sum(course.addresses for course in own),
-                len(set().union(*(course.sites for course in own))),
+                len({each.site for each in mail if each.policy.name == name}),
                 tuple(each[name].seconds / 3600 for each in by_policy),
                 last.binding,
             )

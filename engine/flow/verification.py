@@ -32,9 +32,9 @@ from engine.flow.job import (
     check_journal,
     mail_settings,
     open_job,
-    result_of,
     results,
     take_in,
+    verdict_of,
 )
 from engine.flow.lane_limits import LaneLimits
 from engine.flow.orders import OrderDesk
@@ -46,13 +46,13 @@ from engine.flow.standing import Standing, refuse_held
 from engine.log import log
 from engine.metrics import Metrics
 from engine.net.resolver import Resolver
-from engine.scrape import Live
 from engine.store.audit import AuditRow
 from engine.store.database import StoreError
 from engine.store.journal import Journal
 from engine.store.lock import HeldByOther, IdentityLock
 from engine.store.state import State
 from engine.store.writer import Writer
+from engine.views import Live
 
 PART_EVERY_S = 15 * 60.0
 PIPE_EVERY_S = 1.0
@@ -364,13 +364,14 @@ class Verification:
                 raise self._broken
             if self._stream is None:
                 self._stream = Stream(request.pipe, Layout(header, source, output_format("-", source), delimiter))
-            while rows := journal.untold():
-                for row in rows:
-                    self._stream.write(cells_of(row), result_of(row))
+            while untold := journal.untold():
+                for row in untold:
+                    self._stream.write(cells_of(row), verdict_of(row))
         elif request.output is not None:
             layout = Layout(header, source, output_format(request.output, source), delimiter)
             beside = request.output.with_name(request.output.name + ".part")
-            write_file(beside if part else request.output, results(journal, settled_only=part), layout)
+            rows = ((cells_of(row), verdict_of(row)) for row in journal.rows(settled_only=part))
+            write_file(beside if part else request.output, rows, layout)
             if not part:
                 beside.unlink(missing_ok=True)
 

@@ -153,12 +153,14 @@ class Call:
     def _listed(self, session: Session, batch: Batch, judged: list[Judged], now: float) -> Batch | None:
         """Answers for addresses of the list."""
         domain, lane, desk = batch.domain, self.lane, self.desk
-        accepted = sum([one.accepted for one in judged])
-        refused = sum([one.refusal for one in judged])
+        accepted = refused = limited = 0
+        for one in judged:
+            accepted += one.accepted
+            refused += one.refusal
+            limited += one.reason.code == "too_many_recipients"
         if accepted and self.site.unbacked and lane.brake.doubt is Doubt.NONE:
             desk.journal.settle_refused(site_id=self.site.id)  # those before this acceptance stand
             self.site.unbacked = False
-        limited = sum([one.reason.code == "too_many_recipients" for one in judged])
         if limited:
             self._learn_limit(len(judged), limited)
             self._leaves = True

@@ -133,7 +133,7 @@ class _Life:
         if not self._closed:
             self.channel.process_fd(read_fd, write_fd)
 
-    def _watch(self, fd: int, readable: bool, writable: bool) -> None:
+    def _watch(self, fd: int, readable: int, writable: int) -> None:
         """c-ares tells which events of a socket it waits for; neither before it closes the socket."""
         if self._closed:
             return

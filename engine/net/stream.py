@@ -4,7 +4,9 @@
 2. Addresses are literals; nothing here resolves a name (gevent would do that on a pool of native threads).
 3. Wait first, receive after: a peer's answer is never there yet when we begin to wait for it.
 4. Closing never blocks, so it is safe where a greenlet is killed. TLS is closed without `unwrap`, which waits.
-5. Whose peer has answered takes a turn among the loop's callbacks: thousands that are ready at once hold up no timer.
+5. The loop serves every ready socket before it looks at its timers again. Whose socket comes later than SLICE_S in
+   such a round takes a turn among the loop's callbacks instead: thousands that are ready at once hold up no timer.
+6. The watcher runs on between two waits, which costs the kernel nothing; it is stopped when it rings for nobody.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import errno
 import os
 import ssl
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from gevent import get_hub, getcurrent
@@ -25,6 +27,7 @@ from engine.core.reply import ProtocolError
 MAX_BYTES = 1024 * 1024
 _CHUNK = 8 * 1024
 _READ, _WRITE = 1, 2  # of the event loop
+SLICE_S = 0.005  # as long as gevent runs callbacks before it looks at sockets and timers again
 
 
 class DeadlinePassed(Exception):  # noqa: N818 -- an event in a connection's life
@@ -58,6 +61,7 @@ class Stream:
         self._socket = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
         self._watcher = self._hub.loop.io(self._socket.fileno(), _READ)
         self._events = _READ  # that the watcher waits for
+        self._watched = False  # whether the watcher runs
         self._timer: Any = None
         self._rings_at = 0.0
         self._sleeper: Any = None  # the greenlet that waits
@@ -130,7 +134,7 @@ class Stream:
 
     def close(self) -> None:
         """Give everything back, at once and any number of times."""
-        self._watcher.stop()
+        self._unwatch()
         self._watcher.close()
         self._disarm()
         self._socket.close()
@@ -187,22 +191,33 @@ class Stream:
         if self._timer is None or self.deadline < self._rings_at:
             self._arm()
         if self._events != events:
+            self._unwatch()
             self._watcher.events = self._events = events
         self._sleeper = getcurrent()
-        self._watcher.start(self._woken)
+        if not self._watched:
+            self._watcher.start(self._woken)
+            self._watched = True
         try:
             self._hub.switch()
         finally:
-            self._watcher.stop()
+            self._sleeper = None
             if self._turn is not None:
                 self._turn.stop()
                 self._turn = None
-            self._sleeper = None
 
     def _woken(self) -> None:
-        """The socket is ready: take a turn among the loop's callbacks, which it runs for 5 ms at a time."""
+        """The socket is ready: wake who waits, now or in his turn (rule 5)."""
+        if self._sleeper is None:
+            self._unwatch()
+        elif time() < self._hub.loop.now() + SLICE_S:  # when this round began
+            self._sleeper.switch()
+        else:
+            self._unwatch()
+            self._turn = self._hub.loop.run_callback(self._sleeper.switch)
+
+    def _unwatch(self) -> None:
         self._watcher.stop()
-        self._turn = self._hub.loop.run_callback(self._sleeper.switch)
+        self._watched = False
 
     # One timer serves the whole connection. Deadlines mostly move on, so it is left running, and when it rings early
     # it is set again: a dialogue of five turns sets it once, and its farewell once more.

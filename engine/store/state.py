@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.store import list_health, push_outbox, reputation
+from engine.store import list_health, push_outbox, reputation_tables
 from engine.store.audit import Head
 from engine.store.database import store_error
 from engine.store.writer import Function, Ticket, Writer
@@ -61,7 +61,7 @@ CREATE TABLE heads (job TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NU
 """
 
 UPGRADES = (  # each made a file of the version before it into the next
-    reputation.SCHEMA,
+    reputation_tables.SCHEMA,
     """
 DROP INDEX orders_standing;
 CREATE INDEX orders_standing ON orders (id) WHERE kind IN ('lane limit', 'lane reset', 'identity');

@@ -256,6 +256,7 @@ class Writer:
                     group.outcomes = self._pool.apply(_run, (group.items, self._broken))
                 finally:  # a KeyboardInterrupt may strike here; nobody must wait for ever
                     group.items = []
+                    group.gathered = {}  # whose tickets hold the group: a circle would keep all that was written
                     group.done.set()
         finally:
             self._flusher = None

@@ -122,6 +122,19 @@ def test_a_suggestion_is_never_corrected_again() -> None:
             assert not suggestion or not of(suggestion).suggestion
 
 
+def test_no_slip_of_a_well_known_name_is_overlooked() -> None:
+    """Whichever letters were swapped, lost, added or changed: all names are looked at that it can be a slip of."""
+    for target in sorted(TARGETS):
+        name, _, ending = target.partition(".")
+        if len(name) < 5:
+            continue
+        for i in range(1, len(name)):
+            swapped = name[: i - 1] + name[i] + name[i - 1] + name[i + 1 :]
+            for typed in (swapped, name[:i] + name[i + 1 :], f"{name[:i]}q{name[i:]}", f"{name[:i]}q{name[i + 1 :]}"):
+                domain = f"{typed}.{ending}"
+                assert domain in FREE | TARGETS or flags(Address("", "ann", domain)).suggestion, domain
+
+
 def test_every_entry_is_an_address_part() -> None:
     """The data files hold lower-case names that the engine itself can meet."""
     assert all(parse(f"{role}@example.org").local == role for role in ROLES)  # type: ignore[union-attr]

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.core import simulation
 from engine.core.ceiling import ceilings
 from engine.core.grammar import Range, Rate
 from engine.core.identity import Identity, Limits
-from engine.core.policy import Control, Ladders, Policy, Recipients, Refusals, Sessions
+from engine.core.policy import Control, Ladders, Policy, PolicySet, Recipients, Refusals, Sessions
 from engine.core.simulation import Assumed, Course, Mail, Simulation
 from engine.flow.policies import load_policies
 
@@ -133,6 +134,42 @@ def test_sessions_over_all_lanes_are_capped():
     at_once = max(course.seconds for course in play(listed, NOBODY).values())
     one_by_one = max(course.seconds for course in play(listed, NOBODY, concurrency=1).values())
     assert one_by_one > 8 * at_once
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=40),
+    st.floats(0, 0.6),
+    st.floats(0, 0.4),
+    st.floats(0, 1),
+    st.sampled_from(["", "identity", "address"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_lane_that_is_played_for_others_fares_as_each_of_them_would(sizes, refused, tempfail, greylisted, shared):
+    """One by one or as crowds, alone or under a limit that they share: each ends at the same moment."""
+    own = policy(name="default")
+    limits = Limits() if shared == "identity" else Limits(None, None)
+    asker = Identity("a", "a.example", "p@a.example", public_v4="203.0.113.1", limits=limits)
+    listed = [
+        Mail(f"d{n}.example", f"s{n}", f"s{n}", own, size, refuses, asker.key,
+             [(f"mx{n}.example", [f"192.0.2.{0 if shared == 'address' else n}"])])
+        for n, (size, refuses) in enumerate(sizes)
+    ]  # fmt: skip
+    more = {"policies": PolicySet((), own), "identities": [asker], "concurrency": 2000}
+    crowds = play(listed, Assumed(refused, tempfail, greylisted), **more)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(simulation, "CROWDS", 2000)
+        one_by_one = play(listed, Assumed(refused, tempfail, greylisted), **more)
+    assert len({id(course) for course in one_by_one.values()}) == len(listed)
+    assert crowds == one_by_one
+
+
+def test_a_crowd_takes_as_many_sessions_as_its_lanes():
+    """1,000 sites alike, 100 sessions at once: the same time as with each of them played."""
+    listed = [mail(1, policy(), site=f"s{n}") for n in range(1000)]
+    courses = play(listed, NOBODY, concurrency=100)
+    assert len({id(course) for course in courses.values()}) == 200
+    one_by_one = 1000 / 100 * max(course.seconds for course in play(listed[:1], NOBODY).values())
+    assert max(course.seconds for course in courses.values()) == pytest.approx(one_by_one, rel=0.15)
 
 
 def test_what_takes_too_long_gives_up():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,8 +19,9 @@ from engine.core.grammar import Range, Rate
 from engine.core.policy import Policy, Source
 from engine.core.reasons import REASONS, Category, Stage
 from engine.flow.policies import MODEL_ORIGIN, PolicyProblems, check_policies, load_policies, shipped_dir
+from engine.flow.policy_file import read_file, well_formed
 from engine.flow.policy_model import KEYS, MODEL, build, inherited, texts
-from engine.flow.policy_shape import json_schema
+from engine.flow.policy_shape import json_schema, shape_errors
 
 DEFAULT = "provider: default\nsessions: {concurrency: 2, rate: 10/min}\n"
 MX = 'match: {mx: ["*.example.com"]}\n'
@@ -51,6 +53,38 @@ def problems(base: Path, *layers: Path) -> list[str]:
 
 
 # --- what is refused
+
+_ODD = st.sampled_from([
+    None, True, 0, 5, 0.5, "", "x", "5m", "10/min", "1/s..5/s", "*.example.com", "https://example.com/", [], {}, [None],
+    ["x"], [{}], {"x": 1}, {"rate": "1/s"}, ["example.com"], [{"for": ["pace"], "say": "x"}],
+])  # fmt: skip
+_KEY = st.sampled_from(["x", "rate", "match.mx", "pace", "recover", "for", "reason", "provider", "examples", "sources"])
+
+
+def _inside(node: Any) -> list[Any]:
+    """Every map and list in there, itself first."""
+    if not isinstance(node, dict | list):
+        return []
+    return [node, *(each for below in (node.values() if isinstance(node, dict) else node) for each in _inside(below))]
+
+
+@settings(max_examples=400, deadline=None)
+@given(file=st.sampled_from(SHIPPED), where=st.integers(0, 60), which=st.integers(0, 9), key=_KEY | st.none(), odd=_ODD)
+def test_pydantic_is_spared_only_where_it_has_nothing_to_say(
+    file: str, where: int, which: int, key: str | None, odd: Any
+) -> None:
+    """It is slow to load, and comes to tell what is wrong: with a shipped file spoilt anywhere it always comes."""
+    data = read_file(file, (shipped_dir() / file).read_bytes(), 0).data
+    assert well_formed(data)
+    places = _inside(data)
+    spoilt = places[where % len(places)]
+    entries = list(spoilt) if isinstance(spoilt, dict) else list(range(len(spoilt)))
+    if entries and key is None:
+        spoilt[entries[which % len(entries)]] = odd
+    elif isinstance(spoilt, dict) and key is not None:
+        spoilt[key] = spoilt.pop(entries[which % len(entries)]) if entries and odd is None else odd
+    assert well_formed(data) == (not shape_errors(data))
+
 
 REFUSED = [
     ("recipients: {rate: 100/mins}", "recipients.rate: '100/mins' is not a rate (expected N/s, N/min, N/h or N/day"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,29 @@ def test_what_is_gathered_in_a_row_runs_once(writer: Writer, db: Database, tmp_p
     assert runs == [[1, 2], [3]]
     assert writer.gather(db, take, 4).wait() == 4  # another group
     assert runs[-1] == [4]
+
+
+def test_what_was_written_is_let_go_at_once(writer: Writer, db: Database) -> None:
+    """No circle of tickets and groups keeps values until the garbage collector comes, which is seldom."""
+
+    class Value:
+        pass
+
+    def take(values: Sequence[Value], conn: sqlite3.Connection) -> int:
+        return len(values)
+
+    values = [Value(), Value()]
+    watched = [weakref.ref(value) for value in values]
+    gc.disable()
+    try:
+        tickets = [writer.gather(db, take, value) for value in values]
+        assert tickets[-1].wait() == 2
+        values.clear()
+        del tickets
+        gevent.sleep(0)  # the flusher ends
+        assert [found() for found in watched] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_function_that_commits_is_told_off(writer: Writer, db: Database) -> None:
