@@ -208,11 +208,14 @@ class SlidingCount:
         """Spend `tokens` all together; the caller has seen that there is room. `now` may lie a little ahead."""
         entry = Spending(now, tokens)
         entries = self._entries
-        position = len(entries)
+        self._total += tokens
+        if not entries or entries[-1].at <= now:
+            entries.append(entry)
+            return entry
+        position = len(entries) - 1
         while position and entries[position - 1].at > now:  # restored or reserved entries may lie ahead
             position -= 1
         entries.insert(position, entry)
-        self._total += tokens
         return entry
 
     def give_back(self, spending: Spending, tokens: int) -> None:

@@ -90,7 +90,8 @@ class Charge:
     def release(self, refused: int, asked: int) -> int:
         """Give back what was not used: a budget keeps what was refused, a day's count what was asked."""
         back = self.spending.tokens - (refused if isinstance(self.window, RefusalBudget) else asked)
-        self.window.give_back(self.spending, back)
+        if back:
+            self.window.give_back(self.spending, back)
         return back
 
 

@@ -215,7 +215,9 @@ class Queue:
 
     def drop_control(self, domain: Domain) -> None:
         """The control is being asked, or its question is settled: it waits no more."""
-        self._controls -= domain.control_due is not None
+        if domain.control_due is None:
+            return
+        self._controls -= 1
         domain.control_due = None
         if not domain.items:
             self._withdraw(domain)
@@ -229,6 +231,7 @@ class Queue:
         domain.items.clear()
         domain.later = 0
         self.drop_control(domain)
+        self._withdraw(domain)
         self.waiting -= gone
         return gone
 

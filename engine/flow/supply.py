@@ -38,11 +38,12 @@ from engine.store.state import State
 
 IN_MEMORY = 50_000
 FEW = 20  # of each site, beyond those
-AHEAD = 1_000
+AHEAD = 500
 LANES = 20_000  # what lanes and sessions take has to stay below 250 MB
 SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
-EVERY_S = 0.25  # how often memory is looked at for room, while the journal holds more
+EVERY_S = 0.05  # how often memory is looked at for room, while the journal holds more
+COUNT_EVERY_S = 0.5
 LANES_AT_ONCE = 500
 PARKED_S = 60.0  # a site that has to wait for longer makes room
 ROOM_EVERY_S = 5.0  # how often such sites are looked for, while room is short
@@ -248,7 +249,7 @@ class Supply:
     def _crowded(self, now: float) -> bool:
         """Whether so many addresses wait in memory that no site gets its share."""
         if self._held >= IN_MEMORY and now >= self._count_at:
-            self._count_at = now + EVERY_S
+            self._count_at = now + COUNT_EVERY_S
             self._held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
         return self._held >= IN_MEMORY
 
