@@ -104,7 +104,7 @@ class Desk:
 
         `firsts` says of each whether it is an address's first.
         """
-        lane, jitter = visit.lane, self.jitter()
+        lane, jitter, told = visit.lane, self.jitter(), None
         for one, first in zip(judged, firsts, strict=True):
             source = lane.observe(
                 domain, one.reason, one.reach, now, jitter, first=first, delay_s=one.delay_s, caps=visit.caps
@@ -112,7 +112,9 @@ class Desk:
             if one.reason.code == "too_many_connections" and lane.own.open_sessions > 1:  # this one was too many
                 lane.learn(connections=lane.own.open_sessions - 1)
                 self.state.learn(lane.key, "connections", lane.own.most, self.wall())
-            self.guard.replied(visit, line, one, now, source=source)
+            if source or one.reason is not told:  # else the identity has heard it from this site already
+                self.guard.replied(visit, line, one, now, source=source)
+                told = None if source else one.reason
         self.memory.note(lane, visit.caps)
 
     def distrust(self) -> None:
