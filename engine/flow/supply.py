@@ -1,8 +1,8 @@
 """Fills one identity's lanes from the journal, and brings back what earlier runs spent and learnt.
 
 1. The journal is read in bulk: one look for hundreds of sites, one for what the identity state knows of them.
-2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site, in AHEAD lanes beside those at work; the rest
-   stays in the journal. A lane takes some 4 KB.
+2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site, in a lane for each session that may be open
+   and AHEAD more; the rest stays in the journal. A lane takes some 4 KB.
 3. Nothing stands still while somebody further down the list could start: where nobody in memory can, it is read on, a
    FEW of each site once there are so many, up to LANES lanes. But where all of them wait for the identity's own limits.
 4. Where these are taken, sites that can't start for long leave memory until then: those of which every address waits
@@ -67,6 +67,7 @@ class Supply:
         identity: str,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        concurrency: int,
     ) -> None:
         self.sites: dict[str, SiteHosts] = {}
         self.look_at: float | None = 0.0  # when to look for room again; None when the journal holds no more sites
@@ -80,6 +81,7 @@ class Supply:
         self._identity = identity  # whose sites these are, by its public address
         self._clock = clock
         self._wall = wall
+        self._enough = concurrency + AHEAD  # lanes, while somebody in them can start
         self._held = 0  # addresses in memory, at most: counted anew when these are too many,
         self._count_at = 0.0  # and not before this
         self._after = 0
@@ -106,18 +108,15 @@ class Supply:
         self._taken.clear()
         self._after, self.look_at, self._exhausted = 0, 0.0, False
 
-    def fill(self, now: float, busy: int = 0) -> None:
-        """Take in the next sites and their addresses while there is room: what they bring may start before the rest.
-
-        `busy` is how many sessions are open.
-        """
+    def fill(self, now: float) -> None:
+        """Take in the next sites and their addresses while there is room: what they bring may start before the rest."""
         if self.look_at is None or now < self.look_at:
             return
         full = len(self._schedule.lanes) >= LANES or self._crowded(now)
         if full and now >= self._room_at and (self._parked or not self._exhausted):
             self._room_at = now + ROOM_EVERY_S
             self._make_room(now)
-        if not self._has_room(busy, now):
+        if not self._has_room(now):
             self.look_at = None if self._exhausted and not self._parked else now + EVERY_S
             return
         if self._back_at <= now:
@@ -257,11 +256,11 @@ class Supply:
         """How many addresses of a site are read at once."""
         return min(FEW, SITE_SHARE) if self._crowded(now) else SITE_SHARE
 
-    def _has_room(self, busy: int, now: float) -> bool:
+    def _has_room(self, now: float) -> bool:
         lanes, identity = len(self._schedule.lanes), self._caps.identity
         if lanes >= LANES:
             return False
-        if lanes < busy + AHEAD and not self._crowded(now):
+        if lanes < self._enough and not self._crowded(now):
             return True
         return self._schedule.starved and (identity is None or not identity.line)
 
