@@ -2,8 +2,8 @@
 
 from gevent import events, monkey
 
-# gevent asks every installed distribution for plugins to its patching, anew for each module that it patches, which was a
-# third of what `engine --help` took. Who patches this process is our own affair.
+# gevent asks every installed distribution for plugins to its patching, anew for each module that it patches: a third of
+# what `engine --help` took. Who patches this process is our own affair.
 events.notify_and_call_entry_points = events.notify
 monkey.patch_all()
 
