@@ -1,6 +1,6 @@
 """Every Prometheus metric of the engine: the one list of names, types, labels and help.
 
-1. `docs/metrics.md` is made from it; `engine.metrics` counts, and `engine.scrape` reads what is.
+1. `docs/metrics.md` is made from it; `engine.metrics` counts, and `engine.scrape` reads what is and shows both.
 2. Labels come from closed sets: `provider` is a policy's name (`default` for the rest), never a domain or an address.
 """
 

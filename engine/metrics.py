@@ -1,6 +1,6 @@
-"""What the engine counts, and the page that shows it; `engine.families` lists every metric.
+"""What the engine counts; `engine.families` lists every metric, `engine.scrape` makes the page that shows them.
 
-1. Flow calls a method for what happened. Each finds its children in a dict: no `labels()` twice for one set.
+1. Flow calls a method for what happened. Here are plain numbers: no client library, until somebody scrapes.
 2. Everything here runs on the hub, never on the store's thread: plain numbers need no lock.
 """
 
@@ -8,53 +8,36 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import gevent
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    ProcessCollector,
-    generate_latest,
-)
-from prometheus_client.core import HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from engine.core.breaker import BreakerState
 from engine.core.reasons import REASONS, Fault, Reason, Stage
-from engine.families import FAMILIES, Family, Kind
-from engine.scrape import AtScrape, Live, View
+from engine.families import FAMILIES, Kind
+from engine.views import Live, View
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 BEAT_S = 0.05  # how often the hub's lag is looked at
+
+Labels = tuple[str, ...]
 
 
 class Metrics:
-    """The counters of one process, and the page that shows them."""
+    """What one process has counted, and who says how things stand."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._counters: dict[str, Counter] = {}
-        spreads: dict[str, _Spread] = {}
-        for family in FAMILIES:
-            if family.kind is Kind.COUNTER:
-                self._counters[family.name] = Counter(family.name, family.help, family.labels, registry=self._registry)
-            elif family.kind is Kind.HISTOGRAM:
-                spreads[family.name] = _Spread(family)
-                self._registry.register(spreads[family.name])
+        self.spreads = {each.name: Spread(each.buckets) for each in FAMILIES if each.kind is Kind.HISTOGRAM}
+        self.read: Callable[[], Live] | None = None
+        self.view: Callable[[], View] | None = None
+        self._counts: dict[str, dict[Labels, int]] = {each.name: {} for each in FAMILIES if each.kind is Kind.COUNTER}
         self._judged: dict[tuple[object, ...], _Tally] = {}
-        self._children: dict[tuple[str, ...], Counter] = {}
-        self._session_seconds = spreads["engine_session_seconds"]
-        self._session_recipients = spreads["engine_session_recipients"]
-        self._lane_wait = spreads["engine_lane_wait_seconds"]
-        self._dns = spreads["engine_dns_seconds"]
-        self._hub_lag = spreads["engine_hub_lag_seconds"]
-        self._at_scrape = AtScrape()
-        self._registry.register(self._at_scrape)
-        ProcessCollector(registry=self._registry)
+        self._session_seconds = self.spreads["engine_session_seconds"]
+        self._session_recipients = self.spreads["engine_session_recipients"]
+        self._lane_wait = self.spreads["engine_lane_wait_seconds"]
+        self._dns = self.spreads["engine_dns_seconds"]
+        self._hub_lag = self.spreads["engine_hub_lag_seconds"]
+        self._hub_lag.begin(())  # without labels it is there from the first scrape on
 
     # --- what happened ----------------------------------------------------------------------------------------
 
@@ -65,13 +48,13 @@ class Metrics:
         key = (provider, identity, stage, code // 100 if code else 0, reason.code, refusal)
         known = self._judged.get(key)
         if known is None:
-            known = self._judged[key] = _Tally(self._counters_of(provider, identity, stage, code, reason, refusal))
+            known = self._judged[key] = _Tally(_counters_of(provider, identity, stage, code, reason, refusal))
         known.count += 1
 
     def settled(self, provider: str, reason: str, count: int = 1) -> None:
         """So many addresses got their final verdict; `provider` is empty where none was found."""
         category = REASONS[reason].category.value
-        self._counter("engine_probes_total", provider or "default", category, reason).inc(count)
+        self._count("engine_probes_total", provider or "default", category, reason, by=count)
 
     def session_closed(self, provider: str, seconds: float, recipients: int) -> None:
         """A session that was open ended."""
@@ -84,7 +67,7 @@ class Metrics:
 
     def breaker_moved(self, provider: str, identity: str, to: BreakerState) -> None:
         """A lane's breaker opened, closed, or lets one session through."""
-        self._counter("engine_breaker_transitions_total", provider, identity, to.value).inc()
+        self._count("engine_breaker_transitions_total", provider, identity, to.value)
 
     def dns(self, kind: str, outcome: str, seconds: float) -> None:
         """A question went to a name server: what `Resolver` records."""
@@ -92,23 +75,23 @@ class Metrics:
 
     def reloaded(self, outcome: str) -> None:
         """Policies were read anew: `loaded` or `refused`."""
-        self._counter("engine_policy_reloads_total", outcome).inc()
+        self._count("engine_policy_reloads_total", outcome)
 
     def rbl_checked(self, name: str, outcome: str) -> None:
         """A block list was asked about a target."""
-        self._counter("engine_rbl_checks_total", name, outcome).inc()
+        self._count("engine_rbl_checks_total", name, outcome)
 
     def alerted(self, channel: str, outcome: str) -> None:
         """A message was tried at a channel."""
-        self._counter("engine_alerts_total", channel, outcome).inc()
+        self._count("engine_alerts_total", channel, outcome)
 
     def pushed(self, outcome: str, count: int) -> None:
         """Records left the spool, or never came into it."""
-        self._counter("engine_push_records_total", outcome).inc(count)
+        self._count("engine_push_records_total", outcome, by=count)
 
     def posted(self, outcome: str) -> None:
         """A batch was tried at the control plane."""
-        self._counter("engine_push_posts_total", outcome).inc()
+        self._count("engine_push_posts_total", outcome)
 
     def hub_lagged(self, seconds: float) -> None:
         """A timer fired so late."""
@@ -118,96 +101,74 @@ class Metrics:
 
     def watch(self, read: Callable[[], Live] | None) -> None:
         """Where scrapes read the run's state from now on; None when there is no run."""
-        self._at_scrape.read = read
+        self.read = read
 
     def watch_reputation(self, read: Callable[[], View] | None) -> None:
         """Where scrapes read how block lists see us from now on; None when nobody watches."""
-        self._at_scrape.view = read
+        self.view = read
 
-    def render(self) -> bytes:
-        """The page, as CONTENT_TYPE says. It lets other greenlets run while it walks many lanes."""
+    def counts(self) -> Mapping[str, Mapping[Labels, int]]:
+        """The counters by name and labels."""
         for tally in self._judged.values():
             count, tally.count = tally.count, 0
-            for counter in tally.counters:
-                counter.inc(count)
-        return generate_latest(_WithoutCreated(self._registry))
+            for name, *labels in tally.counters:
+                self._count(name, *labels, by=count)
+        return self._counts
 
-    # --- inside -----------------------------------------------------------------------------------------------
+    def _count(self, name: str, *labels: str, by: int = 1) -> None:
+        counts = self._counts[name]
+        counts[labels] = counts.get(labels, 0) + by
 
-    def _counters_of(
-        self, provider: str, identity: str, stage: Stage, code: int | None, reason: Reason, refusal: bool
-    ) -> list[Counter]:
-        """The counters that such an answer moves."""
-        found = []
-        if code is not None:
-            found.append(self._counter("engine_smtp_replies_total", provider, stage.value, f"{code // 100}xx"))
-            if code // 100 == 4:
-                found.append(self._counter("engine_tempfails_total", provider, identity, reason.code))
-            if reason.fault is Fault.US:
-                found.append(self._counter("engine_rejects_total", provider, identity, reason.code))
-            if reason.code == "unclassified_reply":
-                found.append(self._counter("engine_unclassified_replies_total", provider))
-        if refusal:
-            found.append(self._counter("engine_refusals_total", provider, identity))
-        return found
 
-    def _counter(self, name: str, *labels: str) -> Counter:
-        key = (name, *labels)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._counters[name].labels(*labels)
-        return child
+def _counters_of(
+    provider: str, identity: str, stage: Stage, code: int | None, reason: Reason, refusal: bool
+) -> list[Labels]:
+    """The counters that such an answer moves, by name and labels."""
+    found: list[Labels] = []
+    if code is not None:
+        found.append(("engine_smtp_replies_total", provider, stage.value, f"{code // 100}xx"))
+        if code // 100 == 4:
+            found.append(("engine_tempfails_total", provider, identity, reason.code))
+        if reason.fault is Fault.US:
+            found.append(("engine_rejects_total", provider, identity, reason.code))
+        if reason.code == "unclassified_reply":
+            found.append(("engine_unclassified_replies_total", provider))
+    if refusal:
+        found.append(("engine_refusals_total", provider, identity))
+    return found
 
 
 class _Tally:
-    """Answers of one kind since the last scrape: a counter's lock costs more than the rest of counting one."""
+    """Answers of one kind since somebody looked: what they count is found once."""
 
     __slots__ = ("count", "counters")
 
-    def __init__(self, counters: Sequence[Counter]) -> None:
+    def __init__(self, counters: Sequence[Labels]) -> None:
         self.count = 0
         self.counters = counters
 
 
-class _Spread(Collector):
-    """A histogram: how many values lie at or below each bound, and their sum, by labels."""
+class Spread:
+    """A histogram: how many values lie between two `bounds`, and their sum, by labels."""
 
-    def __init__(self, family: Family) -> None:
-        self._family = family
-        self._counts: dict[tuple[str, ...], list[int]] = {}  # of values between two bounds
-        self._sums: dict[tuple[str, ...], float] = {}
-        if not family.labels:
-            self._begin(())
+    __slots__ = ("bounds", "counts", "sums")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts: dict[Labels, list[int]] = {}
+        self.sums: dict[Labels, float] = {}
 
     def observe(self, value: float, *labels: str) -> None:
-        counts = self._counts.get(labels) or self._begin(labels)
-        counts[bisect_left(self._family.buckets, value)] += 1
-        self._sums[labels] += value
+        """One more value."""
+        counts = self.counts.get(labels) or self.begin(labels)
+        counts[bisect_left(self.bounds, value)] += 1
+        self.sums[labels] += value
 
-    def collect(self) -> Iterator[Metric]:
-        family = self._family
-        found = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-        bounds = [*(str(float(bound)) for bound in family.buckets), "+Inf"]
-        for labels, counts in self._counts.items():
-            found.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), self._sums[labels])
-        yield found
-
-    def _begin(self, labels: tuple[str, ...]) -> list[int]:
-        self._sums[labels] = 0.0
-        counts = self._counts[labels] = [0] * (len(self._family.buckets) + 1)
+    def begin(self, labels: Labels) -> list[int]:
+        """No value yet."""
+        self.sums[labels] = 0.0
+        counts = self.counts[labels] = [0] * (len(self.bounds) + 1)
         return counts
-
-
-class _WithoutCreated(Collector):
-    """A registry without the `_created` series, which double the page and tell nothing that a scraper needs."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
 
 
 def watch_hub(lagged: Callable[[float], None], *, clock: Callable[[], float] = time.monotonic) -> NoReturn:

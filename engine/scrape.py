@@ -1,85 +1,80 @@
-"""What a scrape reads: how a run and a monitor stand at this moment.
+"""The page that a scraper reads: what was counted, and how a run and a monitor stand at this moment.
 
 1. A state is read when somebody scrapes, by way of `Live` and `View`; nobody keeps a gauge up to date.
 2. Many lanes are walked in slices, between which others run.
+3. Only who is scraped loads this file, and with it the client library and its HTTP server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from platform import python_version
 
 import gevent
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine.core.classify import VERSION as CLASSIFIER
 from engine.core.identity import Status
-from engine.core.listing import Check
 from engine.core.listing import Status as Answer
 from engine.families import FAMILIES, LaneState
+from engine.metrics import Metrics
 from engine.version import VERSION
+from engine.views import LaneView, View
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 SLICE = 1000  # lanes that a scrape walks before it lets others run; 50,000 in one piece would hold up every session
 
 _FAMILY = {family.name: family for family in FAMILIES}
 
 
-@dataclass(frozen=True, slots=True)
-class LaneView:
-    """One lane at the moment of a scrape; `budget_used` is the spent share of its refusal budget, 0 to 1."""
-
-    provider: str
-    identity: str
-    state: LaneState
-    queue: int
-    sessions: int
-    budget_used: float
-    pace_per_s: float  # recipients
+def page(metrics: Metrics) -> bytes:
+    """The page, as CONTENT_TYPE says. It lets other greenlets run while it walks many lanes."""
+    registry = CollectorRegistry()
+    registry.register(_Counted(metrics))
+    registry.register(_AtScrape(metrics))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a scrape reads of a monitor: newest answers, lists, alerts by channel. Times are Unix seconds."""
+class _Counted(Collector):
+    """Counters and histograms."""
 
-    now: float
-    checks: Mapping[tuple[str, str], Check]  # by target and list
-    answered: Mapping[str, float]  # by target: when a list last gave an answer that counts, or the watch began
-    lists: Sequence[tuple[str, bool, str]]  # name, usable, why (`good` where it is)
-    waiting: Mapping[str, int]
-    unchecked: Sequence[str]  # critical lists that are off, with why
-    to_push: int | None = None  # records in the spool; None where nothing is pushed
-    push_stalled_s: float = 0.0
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """What a scrape reads of the run: `lanes` is walked in slices, so it must bear lanes coming and going."""
-
-    lanes: Iterable[LaneView]
-    identities: Mapping[str, Status]  # by name
-    journal_lag_s: float
-    left: int = 0  # addresses of the job without a settled verdict
-    refused: Mapping[str, bool] = field(default_factory=dict)  # identity -> whether its breaker is open
+    def collect(self) -> Iterator[Metric]:
+        for name, counts in self._metrics.counts().items():
+            counter = CounterMetricFamily(name, _FAMILY[name].help, labels=_FAMILY[name].labels)
+            for labels, count in counts.items():
+                counter.add_metric(labels, count)
+            yield counter
+        for name, spread in self._metrics.spreads.items():
+            histogram = HistogramMetricFamily(name, _FAMILY[name].help, labels=_FAMILY[name].labels)
+            bounds = [*(str(float(bound)) for bound in spread.bounds), "+Inf"]
+            for labels, between in spread.counts.items():
+                buckets = list(zip(bounds, accumulate(between), strict=True))
+                histogram.add_metric(labels, buckets, spread.sums[labels])
+            yield histogram
 
 
-class AtScrape(Collector):
+class _AtScrape(Collector):
     """The state gauges, read from the run when they are asked for."""
 
-    def __init__(self) -> None:
-        self.read: Callable[[], Live] | None = None
-        self.view: Callable[[], View] | None = None
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         build = _gauge("engine_build_info")
         build.add_metric([VERSION, CLASSIFIER, python_version()], 1)
         yield build
-        if self.view is not None:
-            yield from _reputation(self.view())
-        if self.read is None:
+        if self._metrics.view is not None:
+            yield from _reputation(self._metrics.view())
+        if self._metrics.read is None:
             return
-        live = self.read()
+        live = self._metrics.read()
         lag, left = _gauge("engine_journal_lag_seconds"), _gauge("engine_addresses_left")
         states = _gauge("engine_identity_state")
         lag.add_metric([], live.journal_lag_s)

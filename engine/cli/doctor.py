@@ -15,12 +15,11 @@ from typing import Any
 
 import click
 
-from engine.cli.options import name_server, number
+from engine.cli.options import listen_address, name_server, number
 from engine.cli.rbl import opened
 from engine.cli.tables import aligned
 from engine.core.identity import Identity
 from engine.flow.job import WrongUse
-from engine.flow.listener import listen_address
 from engine.flow.machine import clock, egress, files, name_servers, state_folder
 from engine.flow.preflight import Check, Finding, Listed, preflight, unbindable
 from engine.identity_file import find_identities

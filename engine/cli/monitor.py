@@ -13,12 +13,13 @@ import click
 import gevent
 
 from engine.cli.machine import state_option, state_path
+from engine.cli.options import listen_address
 from engine.cli.rbl import LISTED, UNCHECKED, Lists, asking_options, opened
 from engine.cli.rbl_check import lines
 from engine.core.identity import Identity
 from engine.core.listing import Check
 from engine.flow.job import WrongUse
-from engine.flow.listener import Listener, listen_address
+from engine.flow.listener import Listener
 from engine.identity_file import find_identities
 from engine.log import log
 from engine.metrics import Metrics, watch_hub

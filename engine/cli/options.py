@@ -207,6 +207,20 @@ def name_server(text: str) -> tuple[str, int]:
     return host, port
 
 
+def listen_address(text: str) -> tuple[str, int]:
+    """(address, port) out of `HOST:PORT`, `:PORT` or `PORT`; without a host it is loopback. Raises WrongUse."""
+    host, _, port = text.strip().rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    host = "127.0.0.1" if host in ("", "localhost") else host
+    try:
+        ip_address(host)
+    except ValueError:
+        port = ""
+    if port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536:
+        return host, int(port)
+    raise WrongUse(f"--metrics {text}: an address and a port are expected, such as 127.0.0.1:9464, [::1]:9464 or 9464.")
+
+
 def seconds(text: str | None, option: str) -> float | None:
     """A duration option in seconds, such as `90m` or `1h30m`."""
     if not text:

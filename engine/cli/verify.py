@@ -18,14 +18,23 @@ import click
 import gevent
 
 from engine.cli.lanes import lane_lines
-from engine.cli.options import MODES, Asking, asking, asking_options, missing_identity, number, option, seconds
+from engine.cli.options import (
+    MODES,
+    Asking,
+    asking,
+    asking_options,
+    listen_address,
+    missing_identity,
+    number,
+    option,
+    seconds,
+)
 from engine.cli.tables import forecast_lines, verdict_lines
 from engine.core.identity import Mode
 from engine.core.reasons import ENDINGS
 from engine.flow.forecast import Outlook
 from engine.flow.intake import open_intake
 from engine.flow.job import WrongUse
-from engine.flow.listener import Listener, listen_address
 from engine.flow.machine import FILES_BESIDE
 from engine.flow.output import check_output
 from engine.flow.verification import Request, Verification
@@ -198,6 +207,8 @@ def _served(where: tuple[str, int] | None, verification: Verification) -> Iterat
     if where is None:
         yield
         return
+    from engine.flow.listener import Listener  # noqa: PLC0415 - an HTTP server is for who is scraped
+
     listener = Listener(where, verification.metrics, verification.complaint)
     listener.start()
     print(f"engine: metrics at {listener.url}/metrics", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,7 +57,7 @@ def _words(file: str) -> frozenset[str]:
 
 ROLES = _words("roles.txt")
 FREE = _words("free.txt")
-DISPOSABLE: frozenset[str] = frozenset(blocklist)
+DISPOSABLE: Set[str] = blocklist
 TARGETS = _words("typo_targets.txt")
 
 _MIN_NAME = 5  # letters: shorter names have real neighbours everywhere (gmx, gmc, gmw)

@@ -46,6 +46,13 @@ class Acceptance:
     catch_all: CatchAll
 
 
+ANSWERED = Next(None)
+REFUSED = Next(None, provisional=True)
+CONFIRMED = Acceptance("rcpt_ok", CatchAll.NO)
+UNCONFIRMED = Acceptance("accepted_unconfirmed", CatchAll.UNKNOWN)
+EVERYBODY = Acceptance("catch_all", CatchAll.YES)
+
+
 def next_move(  # noqa: PLR0911 - one return a row of the rule
     item: Item, reason: Reason, *, permanent: bool, backed: bool, delay_s: float | None, ladders: Ladders, now: float
 ) -> Next:
@@ -54,15 +61,15 @@ def next_move(  # noqa: PLR0911 - one return a row of the rule
     `permanent` says that the reply was a 5yz, `backed` that a refusal rests on a provider row or recipient words.
     """
     if reason.category is Category.INVALID:
-        return Next(None, provisional=not backed)
+        return ANSWERED if backed else REFUSED
     if reason.answered or reason.retry is Retry.NONE:
-        return Next(None)
+        return ANSWERED
     if reason.retry is Retry.RECONNECT:
-        return Next(now, Step.RECONNECT) if item.reconnects < RECONNECTS else Next(None)
+        return Next(now, Step.RECONNECT) if item.reconnects < RECONNECTS else ANSWERED
     if reason.retry is Retry.PAUSE and reason.reach is not Reach.NONE:
         return Next(now + (delay_s or 0.0), Step.PAUSE)
     if permanent and reason.retry is not Retry.GREYLIST:
-        return Next(None)
+        return ANSWERED
     if reason.retry is Retry.GREYLIST:
         return _climb(item, Step.GREYLIST, ladders.greylist_s, item.greylist_steps, delay_s, ladders.give_up_s, now)
     return _climb(item, Step.TEMPFAIL, ladders.tempfail_s, item.tempfail_steps, delay_s, ladders.give_up_s, now)
@@ -72,11 +79,11 @@ def _climb(
     item: Item, step: Step, ladder: tuple[float, ...], used: int, delay_s: float | None, give_up_s: float, now: float
 ) -> Next:
     if used >= len(ladder):
-        return Next(None)
+        return ANSWERED
     gap = max(ladder[used], delay_s or 0.0)
     first = now if item.first_at is None else item.first_at
     if now + gap > first + give_up_s:
-        return Next(None)
+        return ANSWERED
     return Next(now + gap, step)
 
 
@@ -86,16 +93,16 @@ def acceptance(control: ControlAnswer, *, refuses_unknown: bool, unsure: bool = 
     `unsure` marks replies such as 252, which accept without saying that the mailbox exists.
     """
     if unsure and control is not ControlAnswer.ACCEPTS:
-        return Acceptance("accepted_unconfirmed", CatchAll.UNKNOWN)
+        return UNCONFIRMED
     if refuses_unknown:
-        return Acceptance("rcpt_ok", CatchAll.NO)
+        return CONFIRMED
     match control:
         case ControlAnswer.REFUSES:
-            return Acceptance("rcpt_ok", CatchAll.NO)
+            return CONFIRMED
         case ControlAnswer.ACCEPTS:
-            return Acceptance("catch_all", CatchAll.YES)
+            return EVERYBODY
         case _:
-            return Acceptance("accepted_unconfirmed", CatchAll.UNKNOWN)
+            return UNCONFIRMED
 
 
 def control_answer(reason: Reason, *, accepted: bool) -> ControlAnswer:

@@ -55,11 +55,13 @@ class Desk:
     _writing: Ticket[Any] | None = field(default=None, init=False)
     _classifiers: dict[str, Classifier] = field(default_factory=dict, init=False)  # by policy
     offset_s: float = field(init=False)  # of the wall clock to the run's own, which it follows
-    signature: tuple[str, str] = field(init=False)  # who asks, and under which consent: in each row of the audit
+    asker: str = field(init=False)  # whose name, and which consent, are in each row of the audit
+    consent: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.offset_s = self.wall() - self.clock()
-        self.signature = self.identity.key, self.job.consent.reference if self.job.consent else ""
+        self.asker = self.identity.key
+        self.consent = self.job.consent.reference if self.job.consent else ""
 
     def classifier(self, policy: Policy) -> Classifier:
         """Who reads the replies of hosts under a policy: another one after a reload that changed it."""
@@ -102,15 +104,17 @@ class Desk:
 
         `firsts` says of each whether it is an address's first.
         """
-        lane = visit.lane
+        lane, jitter, told = visit.lane, self.jitter(), None
         for one, first in zip(judged, firsts, strict=True):
             source = lane.observe(
-                domain, one.reason, one.reach, now, self.jitter(), first=first, delay_s=one.delay_s, caps=visit.caps
+                domain, one.reason, one.reach, now, jitter, first=first, delay_s=one.delay_s, caps=visit.caps
             )
             if one.reason.code == "too_many_connections" and lane.own.open_sessions > 1:  # this one was too many
                 lane.learn(connections=lane.own.open_sessions - 1)
                 self.state.learn(lane.key, "connections", lane.own.most, self.wall())
-            self.guard.replied(visit, line, one, now, source=source)
+            if source or one.reason is not told:  # else the identity has heard it from this site already
+                self.guard.replied(visit, line, one, now, source=source)
+                told = None if source else one.reason
         self.memory.note(lane, visit.caps)
 
     def distrust(self) -> None:

@@ -42,8 +42,9 @@ def audit_row(
     """
     endpoint = line.endpoint
     return AuditRow(
-        at + desk.offset_s, kind, one.answer.stage.value, one.code, one.enhanced, one.reason.code, *desk.signature,
-        endpoint.host if endpoint else "", endpoint.ip if endpoint else "", address, one.text, address_id,
+        at + desk.offset_s, kind, one.answer.stage.value, one.code, one.enhanced, one.reason.code,
+        desk.asker, desk.consent, endpoint.host if endpoint else "", endpoint.ip if endpoint else "",
+        address, one.text, address_id,
     )  # fmt: skip
 
 
@@ -51,6 +52,6 @@ def connect_row(desk: Desk, line: Line, at: float) -> AuditRow:
     """The audit row of a connection that came to be a session."""
     assert line.endpoint is not None
     return AuditRow(
-        at + desk.offset_s, "connect", Stage.EHLO.value, None, "", "", *desk.signature,
-        line.endpoint.host, line.endpoint.ip,
+        at + desk.offset_s, "connect", Stage.EHLO.value, None, "", "",
+        desk.asker, desk.consent, line.endpoint.host, line.endpoint.ip,
     )  # fmt: skip

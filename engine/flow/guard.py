@@ -136,9 +136,10 @@ class Guard:
             self.breaker.answered(visit.site, who, now, jitter, cause=cause, named=one.detail)
         if source and reason.code == "ip_blocklisted" and one.detail:
             self._named(one.detail)
-        if source or self.breaker.breaker.state is not state:
+        moved = self.breaker.breaker.state is not state
+        if source or moved:
             self._memory.save_identity(self.breaker)
-        if self._cap is not None and state is BreakerState.CLOSED and self.breaker.stops:
+        if moved and state is BreakerState.CLOSED and self._cap is not None:
             self._cap.blamed(now)
 
     def closed(self) -> None:

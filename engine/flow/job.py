@@ -49,8 +49,10 @@ class Suppression:
             return False
         if address.normalized.casefold() in self.addresses:
             return True
-        labels = address.domain.split(".")
-        return any(".".join(labels[place:]) in self.domains for place in range(len(labels) - 1))
+        above = address.domain
+        while above and above not in self.domains:
+            above = above.partition(".")[2]
+        return above != ""
 
 
 def read_suppression(path: Path) -> Suppression:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
 from typing import Any
 
 import gevent
@@ -20,29 +19,15 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from engine.flow.job import WrongUse
 from engine.log import log
-from engine.metrics import CONTENT_TYPE, Metrics
+from engine.metrics import Metrics
+from engine.scrape import CONTENT_TYPE, page
 
 CONNECTIONS = 8  # a scraper and an orchestrator need one each
 BACKLOG = 16
 REQUEST_S = 10.0  # Prometheus gives a scrape 10 s by default
-LOOPBACK = "127.0.0.1"
 
 _PLAIN = "text/plain; charset=utf-8"
 _PAGES = ("/metrics", "/healthz", "/readyz")
-
-
-def listen_address(text: str) -> tuple[str, int]:
-    """(address, port) out of `HOST:PORT`, `:PORT` or `PORT`; without a host it is loopback. Raises WrongUse."""
-    host, _, port = text.strip().rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    host = LOOPBACK if host in ("", "localhost") else host
-    try:
-        ip_address(host)
-    except ValueError:
-        port = ""
-    if port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536:
-        return host, int(port)
-    raise WrongUse(f"--metrics {text}: an address and a port are expected, such as 127.0.0.1:9464, [::1]:9464 or 9464.")
 
 
 class Listener:
@@ -121,7 +106,7 @@ class Listener:
             return "413 Content Too Large", _PLAIN, b"no body is taken here\n"
         match environ["PATH_INFO"]:
             case "/metrics":
-                return "200 OK", CONTENT_TYPE, self._metrics.render()
+                return "200 OK", CONTENT_TYPE, page(self._metrics)
             case "/healthz":
                 return "200 OK", _PLAIN, b"alive\n"
             case "/readyz":

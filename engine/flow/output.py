@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter, itemgetter
@@ -31,6 +32,8 @@ _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jso
 _STRANGERS = (COLUMNS.index("smtp_text"), COLUMNS.index("mx_host"))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _BOOLS = tuple(map(COLUMNS.index, ("answered", "probed", "role", "disposable", "free", "tagged")))
+_NUMBERS = tuple(map(COLUMNS.index, ("smtp_code", "attempts", "duration_ms")))
+_QUOTED = re.compile(r'["\r\n]')  # in whatever holds one of these, or a delimiter, the csv module puts quotes
 _of_result, _of_mapping = attrgetter(*COLUMNS), itemgetter(*COLUMNS)
 
 
@@ -122,7 +125,8 @@ class Layout:
         self._keys = _distinct(self._header)
         self._ours = _our_names(self._keys)
         self._line = _Line()
-        self._csv = csv.writer(self._line, delimiter=delimiter or ",", lineterminator=_Line.END)
+        self._delimiter = delimiter or ","
+        self._csv = csv.writer(self._line, delimiter=self._delimiter, lineterminator=_Line.END)
 
     def heading(self) -> str:
         """The line before the first row; JSONL has none."""
@@ -139,6 +143,8 @@ class Layout:
         ours = list(values)
         for place in _BOOLS:
             ours[place] = "true" if ours[place] else "false"
+        for place in _NUMBERS:
+            ours[place] = "" if ours[place] is None else str(ours[place])
         for place in _STRANGERS:
             if ours[place].startswith(_FORMULA):
                 ours[place] = f"'{ours[place]}"
@@ -146,6 +152,9 @@ class Layout:
         return self._csv_line([*own, *ours, *(cells[width:] if self._source == "csv" else ())])
 
     def _csv_line(self, cells: Sequence[str]) -> str:
+        plain = self._delimiter.join(cells)
+        if plain.count(self._delimiter) == len(cells) - 1 and _QUOTED.search(plain) is None:  # so are nearly all
+            return plain + "\n"
         self._csv.writerow(cells)
         return self._line.text
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def merge(found: Sequence[PolicyFile]) -> PolicySet:
     etag = hashlib.sha256()
     for file in found:
         etag.update(f"{file.layer} {file.label} {file.digest}\n".encode())
-    return PolicySet(tuple(layers.policy() for layers in merged), base.policy(), etag.hexdigest()[:16])
+    return PolicySet(tuple(layers.policy for layers in merged), base.policy, etag.hexdigest()[:16])
 
 
 class _Layers:
@@ -151,6 +152,7 @@ class _Layers:
         place = tuple(path.split("."))
         return Problem(file.label, file.line(place), field_name(place), what)
 
+    @cached_property
     def policy(self) -> Policy:
         """What the layers mean together."""
         return build(
@@ -167,7 +169,7 @@ class _Layers:
             return []
         problems = [self.problem(path, what) for path, what in self._shape()]
         if not problems:
-            problems = [self.problem(path, what) for path, what in _contradictions(self.policy())]
+            problems = [self.problem(path, what) for path, what in _contradictions(self.policy)]
         return problems
 
     def _shape(self) -> Iterable[tuple[str, str]]:

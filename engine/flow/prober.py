@@ -36,10 +36,10 @@ from engine.flow.visit import Call
 from engine.log import log
 from engine.metrics import Metrics
 from engine.reputation.named import Named
-from engine.scrape import LaneView
 from engine.store.job_tables import Site
 from engine.store.journal import Journal
 from engine.store.state import State
+from engine.views import LaneView
 
 
 @dataclass(frozen=True, slots=True)

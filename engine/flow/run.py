@@ -27,10 +27,10 @@ from engine.flow.survey import Survey
 from engine.log import log
 from engine.metrics import Metrics
 from engine.net.resolver import Resolver
-from engine.scrape import LaneView
 from engine.store.audit import AuditRow
 from engine.store.journal import Journal
 from engine.store.state import State
+from engine.views import LaneView
 
 STARTS_AT_ONCE = 20  # sessions that are started before those under way get their turn: the hub must not lag
 DRAIN_S = 20.0  # what sessions in flight get to end politely when a run stops

@@ -46,13 +46,13 @@ from engine.flow.standing import Standing, refuse_held
 from engine.log import log
 from engine.metrics import Metrics
 from engine.net.resolver import Resolver
-from engine.scrape import Live
 from engine.store.audit import AuditRow
 from engine.store.database import StoreError
 from engine.store.journal import Journal
 from engine.store.lock import HeldByOther, IdentityLock
 from engine.store.state import State
 from engine.store.writer import Writer
+from engine.views import Live
 
 PART_EVERY_S = 15 * 60.0
 PIPE_EVERY_S = 1.0

@@ -178,8 +178,7 @@ class Call:
         self._write(outcomes, rows)
         back = lane.settle(self.visit, batch, refused, now, errors=len(judged) - accepted)
         desk.observe(self.visit, self.line, domain, judged, now, firsts)
-        for one in judged:
-            self._brakes(domain, one, now)
+        self._brakes(domain, judged, now)
         facts = []
         if not domain.settled and any(is_listed_refusal(one.reason, backed=one.backed) for one in judged):
             facts.append(self._settle_control(domain, ControlAnswer.REFUSES, "listed_refusal"))
@@ -250,22 +249,30 @@ class Call:
 
     # --- what answers do --------------------------------------------------------------------------------------
 
-    def _brakes(self, domain: Domain, one: Judged, now: float) -> None:
-        """The sanity brakes of lane and identity see each answer at RCPT."""
-        brake = self.lane.brake
-        if one.answer.stage is not Stage.RCPT or one.answer.reply is None:
-            return
-        unbacked = one.unbacked
-        if one.accepted:
-            self.desk.trust()
-            if brake.doubt is Doubt.NONE:
-                brake.accepted()
-        elif unbacked:
-            brake.refused(domain.name, one.words, now)
-        heard = one.accepted or (one.backed and one.reason.category is Category.INVALID)
-        tripped = self.desk.brake.answered(self.site.key, domain.name, unbacked=unbacked, heard=heard)
-        if tripped and brake.doubt is Doubt.NONE:
-            brake.trip(now, everywhere=True)
+    def _brakes(self, domain: Domain, judged: Sequence[Judged], now: float) -> None:
+        """The sanity brakes of lane and identity see the answers at RCPT.
+
+        They count unbacked refusals; of others in a row that are alike the first one tells them all.
+        """
+        brake, before = self.lane.brake, None
+        for one in judged:
+            if one.answer.stage is not Stage.RCPT or one.answer.reply is None:
+                continue
+            unbacked = one.unbacked
+            heard = one.accepted or (one.backed and one.reason.category is Category.INVALID)
+            told = before == (one.accepted, heard)
+            before = None if unbacked else (one.accepted, heard)
+            if told and not unbacked:
+                continue
+            if one.accepted:
+                self.desk.trust()
+                if brake.doubt is Doubt.NONE:
+                    brake.accepted()
+            elif unbacked:
+                brake.refused(domain.name, one.words, now)
+            tripped = self.desk.brake.answered(self.site.key, domain.name, unbacked=unbacked, heard=heard)
+            if tripped and brake.doubt is Doubt.NONE:
+                brake.trip(now, everywhere=True)
 
     def _accepted(self, domain: Domain, item: Item, one: Judged, at: str, *, vouched: bool) -> Outcome:
         """An acceptance: provisional until the domain's control question is settled."""
@@ -280,7 +287,8 @@ class Call:
 
     def _outcome(self, item: Item, one: Judged, at: str) -> Outcome:
         """What a refusal or a failure does to its address: settled, provisional, or back into the queue."""
-        now, wall = self.desk.clock(), self.desk.wall()
+        now = self.desk.clock()
+        wall = now + self.desk.offset_s
         if item.first_at is None:
             item.first_at = wall
         item.last_reason = one.reason.code

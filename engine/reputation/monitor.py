@@ -52,9 +52,9 @@ from engine.reputation.query import Server
 from engine.reputation.record import Events
 from engine.reputation.registry import Registry
 from engine.reputation.rota import Pair, Rota
-from engine.scrape import View
 from engine.store import list_health
 from engine.store.state import State
+from engine.views import View
 
 AT_ONCE = 50
 LOOK_EVERY_S = 2.0  # for orders, and for identities whose dwell time is over

@@ -5,7 +5,9 @@
 2. A grant is written before it is used. What is never given back counts as spent, after a crash as well.
 3. The number of controls begun at a domain only grows, and outlives its facts: a local part is never used for two
    questions, and is the same for one question that is asked again.
-4. This file trails the job journals (`Writer`, rule 3): its heads are never ahead of their chains.
+4. What sessions write is gathered (`Writer`, rule 3) by what it is about: tokens granted, tokens returned, questions
+   with facts, breakers. None minds the order of another: tokens return to grants of earlier transactions only.
+5. This file trails the job journals (`Writer`, rule 3): its heads are never ahead of their chains.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from engine.store import list_health, push_outbox, reputation_tables
 from engine.store.audit import Head
@@ -76,8 +79,7 @@ LIMIT, RESET, IDENTITY = "lane limit", "lane reset", "identity"
 _STANDING = f"kind IN ('{LIMIT}', '{RESET}', '{IDENTITY}')"
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """What is known of a domain's answer to unknown recipients at a site. Times are Unix seconds.
 
     `answer` is refuses, accepts or inconclusive; `basis` control or listed_refusal (a listed address was refused with
@@ -93,8 +95,7 @@ class Fact:
     controls_begun: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """Tokens of one window (`key`: a lane, a cap or an identity) that a session may spend from `at` on."""
 
     key: str
@@ -202,7 +203,7 @@ class State:
     def put_facts(self, facts: Sequence[Fact]) -> Ticket[None]:
         """Keep facts where they outweigh what is kept. A control's fact, of whatever answer, settles its question."""
         oldest = self._oldest("facts", facts[-1].at, FORGET_FACTS_S) if facts else None
-        return self._writer.gather(self._db, _put_facts, (facts, oldest))
+        return self._writer.gather_each(self._db, _ask_and_learn, (facts, oldest))
 
     def forget_facts(self, *, domain: str = "", site: str = "") -> Ticket[int]:
         """Drop the facts of a domain, or of all domains at a site (the tripwire); says how many. Numbers stay."""
@@ -216,34 +217,18 @@ class State:
 
         The same number until a fact settles the question, whoever asks and however often.
         """
-        query = """INSERT INTO controls VALUES (?, 1, 1) ON CONFLICT (domain)
-                   DO UPDATE SET begun = begun + 1 - open, open = 1 RETURNING begun"""
-        return self._writer.enqueue(self._db, lambda c: int(c.execute(query, (domain,)).fetchall()[0][0]))
+        return self._writer.gather_each(self._db, _ask_and_learn, domain)
 
     # --- budgets ----------------------------------------------------------------------------------------------
 
     def grant(self, grants: Sequence[Grant]) -> Ticket[list[int]]:
         """Spend tokens, all or none; the ids are for giving back. Wait for it before the first RCPT."""
-        rows = [(grant.key, grant.session, grant.at, grant.tokens) for grant in grants]
-        insert = "INSERT INTO windows (key, session, at, tokens) VALUES (?, ?, ?, ?)"
+        oldest = self._oldest("windows", grants[-1].at, FORGET_SPENT_S) if grants else None
+        return self._writer.gather_each(self._db, _grant, (grants, oldest))
 
-        def do(conn: sqlite3.Connection) -> list[int]:
-            if oldest is not None:
-                conn.execute("DELETE FROM windows WHERE at < ?", (oldest,))
-            return [conn.execute(insert, row).lastrowid or 0 for row in rows]
-
-        oldest = self._oldest("windows", rows[-1][2], FORGET_SPENT_S) if rows else None
-        return self._writer.enqueue(self._db, do)
-
-    def give_back(self, tokens: Iterable[tuple[int, int]]) -> Ticket[None]:
+    def give_back(self, tokens: Sequence[tuple[int, int]]) -> Ticket[None]:
         """Return (grant id, tokens) that no refusal has used up; more than was granted is an IntegrityError."""
-        rows = [(count, grant_id) for grant_id, count in tokens]
-
-        def do(conn: sqlite3.Connection) -> None:
-            conn.executemany("UPDATE windows SET tokens = tokens - ? WHERE id = ?", rows)
-            conn.executemany("DELETE FROM windows WHERE id = ? AND tokens = 0", [(row[1],) for row in rows])
-
-        return self._writer.enqueue(self._db, do)
+        return self._writer.gather_each(self._db, _give_back, tokens)
 
     def spent(self, keys: Sequence[str], since: float) -> dict[str, list[tuple[float, int]]]:
         """(at, tokens) of what was spent of each window after `since`, oldest first. Every key is in the answer."""
@@ -299,14 +284,8 @@ class State:
 
     def save_breakers(self, states: Mapping[str, Mapping[str, Any] | None]) -> Ticket[None]:
         """The same for many. A state's `until` (Unix seconds) says when it is of no use any more."""
-        rows = [(key, json.dumps(dict(state))) for key, state in states.items() if state is not None]
-        gone = [(key,) for key, state in states.items() if state is None]
-
-        def do(conn: sqlite3.Connection) -> None:
-            conn.executemany("DELETE FROM breakers WHERE key = ?", gone)
-            conn.executemany("REPLACE INTO breakers VALUES (?, ?)", rows)
-
-        return self._writer.enqueue(self._db, do)
+        texts = {key: None if state is None else json.dumps(dict(state)) for key, state in states.items()}
+        return self._writer.gather(self._db, _save_breakers, texts)
 
     def forget_breakers(self, now: float) -> Ticket[int]:
         """Drop what is of no use any more; says how much. It reads the whole table: once in a while is enough."""
@@ -443,8 +422,57 @@ def read_standing_orders(conn: sqlite3.Connection, now: float) -> list[Order]:
     return [_order(row) for row in conn.execute(query, (now,))]
 
 
-def _put_facts(put: Sequence[tuple[Sequence[Fact], float | None]], conn: sqlite3.Connection) -> None:
-    """Facts in the order in which they came; each with the moment before which expired ones can be forgotten."""
+def _grant(asked: Sequence[tuple[Sequence[Grant], float | None]], conn: sqlite3.Connection) -> list[list[int]]:
+    """The ids of each who asked; each with the moment before which what was spent can be forgotten."""
+    for oldest in (oldest for _, oldest in asked if oldest is not None):
+        conn.execute("DELETE FROM windows WHERE at < ?", (oldest,))
+    last = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'windows'").fetchone()
+    numbers = count(last[0] + 1 if last else 1)
+    ids = [[next(numbers) for _ in grants] for grants, _ in asked]
+    rows = zip(chain.from_iterable(ids), chain.from_iterable(grants for grants, _ in asked), strict=True)
+    conn.executemany("INSERT INTO windows VALUES (?, ?, ?, ?, ?)", [(id, *grant) for id, grant in rows])
+    return ids
+
+
+def _give_back(returned: Sequence[Sequence[tuple[int, int]]], conn: sqlite3.Connection) -> list[None]:
+    rows = list(chain.from_iterable(returned))
+    whole = conn.executemany("DELETE FROM windows WHERE id = ? AND tokens = ?", rows).rowcount
+    if whole < len(rows):
+        conn.executemany("UPDATE windows SET tokens = tokens - ? WHERE id = ?", [(tokens, id) for id, tokens in rows])
+        conn.executemany("DELETE FROM windows WHERE id = ? AND tokens = 0", [(id,) for id, _ in rows])
+    return [None] * len(returned)
+
+
+def _save_breakers(saved: Sequence[Mapping[str, str | None]], conn: sqlite3.Connection) -> None:
+    last: dict[str, str | None] = {}
+    for states in saved:
+        last.update(states)
+    conn.executemany("DELETE FROM breakers WHERE key = ?", [(key,) for key, state in last.items() if state is None])
+    conn.executemany("REPLACE INTO breakers VALUES (?, ?)", [row for row in last.items() if row[1] is not None])
+
+
+Learnt = tuple[Sequence[Fact], float | None]  # facts, and the moment before which expired ones can be forgotten
+
+
+def _ask_and_learn(values: Sequence[str | Learnt], conn: sqlite3.Connection) -> list[Any]:
+    """Begin the controls of domains, for their numbers, and put facts; in their order where it matters."""
+    asked = [value for value in values if isinstance(value, str)]
+    learnt = [value for value in values if not isinstance(value, str)]
+    if asked and not {fact.domain for facts, _ in learnt for fact in facts}.isdisjoint(asked):
+        return [_ask_and_learn([value], conn)[0] for value in values]
+    begun = _begin_controls(asked, conn) if asked else {}
+    if learnt:
+        _put_facts(learnt, conn)
+    return [begun[value] if isinstance(value, str) else None for value in values]
+
+
+def _begin_controls(domains: Sequence[str], conn: sqlite3.Connection) -> dict[str, int]:
+    query = """INSERT INTO controls SELECT value, 1, 1 FROM json_each(?) WHERE true ON CONFLICT (domain)
+               DO UPDATE SET begun = begun + 1 - open, open = 1 RETURNING domain, begun"""
+    return dict(conn.execute(query, (json.dumps(domains),)).fetchall())
+
+
+def _put_facts(put: Sequence[Learnt], conn: sqlite3.Connection) -> None:
     found = [fact for facts, _ in put for fact in facts]
     query = """SELECT domain, site, answer, basis, at, expires FROM facts
                WHERE domain IN (SELECT value FROM json_each(?))"""
@@ -453,10 +481,7 @@ def _put_facts(put: Sequence[tuple[Sequence[Fact], float | None]], conn: sqlite3
     for fact in found:
         if outweighs(fact, known.get(fact.domain)):
             kept[fact.domain] = known[fact.domain] = fact
-    conn.executemany(
-        "REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?)",
-        [(fact.domain, fact.site, fact.answer, fact.basis, fact.at, fact.expires) for fact in kept.values()],
-    )
+    conn.executemany("REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?)", [fact[:6] for fact in kept.values()])
     settled = [(fact.domain,) for fact in found if fact.basis == CONTROL]
     conn.executemany("UPDATE controls SET open = 0 WHERE domain = ?", settled)
     for oldest in (oldest for _, oldest in put if oldest is not None):

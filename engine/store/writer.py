@@ -5,8 +5,10 @@
 2. Functions enqueued within a few ms share one transaction (group commit). One that fails takes nobody with it: the
    transaction is rolled back and all run once more, each in a savepoint of its own; so a function may run twice.
    Savepoints from the start would cost more than most functions. A ticket is done only after COMMIT has returned.
-3. Functions run in the order in which they were enqueued, with one exception: within a group, a database that
-   *trails* is written after the others. So it may lag behind them after a crash, and is never ahead of them.
+3. Functions run in the order in which they were enqueued, with two exceptions. Within a group, a database that *trails*
+   is written after the others: so it may lag behind them after a crash, and is never ahead of them. And what is
+   gathered for one function may pass what is gathered for another one of the same database, until something is
+   enqueued for it: functions that gather beside each other must not mind each other's order.
 4. A disk that fails is final: nothing is written after the failed write, in any database; every later call says why.
 
 synchronous=FULL: WAL with NORMAL would survive `kill -9`, but after a loss of power the journal could have lost
@@ -40,6 +42,7 @@ Gatherer = Callable[[Sequence[V], sqlite3.Connection], T]
 LINGER_S = 0.003  # how long a group waits for company; sessions that start together arrive within this
 GROUP_LIMIT = 500  # functions a transaction; bounds both latency and what one failure of the disk can take back
 
+_NOTHING: dict[Any, Any] = {}
 PASSING = {sqlite3.SQLITE_BUSY}  # says nothing about the disk: the next write may well succeed
 
 
@@ -66,6 +69,23 @@ class _Failed:
         self.error = error
 
 
+class _Gathered(Generic[V]):
+    """One run for all values that came. With `each`, a value has an outcome of its own, and fails alone."""
+
+    __slots__ = ("each", "fn", "values")
+
+    def __init__(self, fn: Gatherer[V, Any], *, each: bool) -> None:
+        self.fn = fn
+        self.values: list[V] = []
+        self.each = each
+
+    def __call__(self, connection: sqlite3.Connection) -> Any:
+        return self.fn(self.values, connection)
+
+    def __repr__(self) -> str:
+        return f"<{self.fn!r} of {len(self.values)}>"
+
+
 class _Group:
     """Functions that go to the thread together."""
 
@@ -73,7 +93,8 @@ class _Group:
 
     def __init__(self) -> None:
         self.items: list[tuple[Database, Function[Any], bool]] = []  # the last says: in a transaction
-        self.gathered: dict[Database, tuple[Gatherer[Any, Any], list[Any], Ticket[Any]]] = {}  # that may still grow
+        # What may still grow, by database and function.
+        self.gathered: dict[Database, dict[Gatherer[Any, Any], tuple[_Gathered[Any], Ticket[Any]]]] = {}
         self.outcomes: Sequence[Any] | None = None  # None once done: the flusher was interrupted
         self.done = Event()
         self.since = time.monotonic()
@@ -83,11 +104,12 @@ class _Group:
 class Ticket(Generic[T]):
     """What `enqueue` gives: the promise of one function's outcome."""
 
-    __slots__ = ("_group", "_index")
+    __slots__ = ("_group", "_index", "_place")
 
-    def __init__(self, group: _Group, index: int) -> None:
+    def __init__(self, group: _Group, index: int, place: int | None = None) -> None:
         self._group = group
         self._index = index
+        self._place = place  # among the values that were gathered
 
     @property
     def done(self) -> bool:
@@ -101,6 +123,8 @@ class Ticket(Generic[T]):
         if self._group.outcomes is None:
             raise RuntimeError("The write was interrupted: whether it was committed is not known.")
         outcome = self._group.outcomes[self._index]
+        if self._place is not None and not isinstance(outcome, _Failed):
+            outcome = outcome[self._place]
         if isinstance(outcome, _Failed):
             raise outcome.error
         return outcome  # type: ignore[no-any-return]
@@ -176,19 +200,16 @@ class Writer:
         return self._add(db, fn, transaction=True, urgent=False)
 
     def gather(self, db: Database, fn: Gatherer[V, T], value: V) -> Ticket[T]:
-        """Run `fn(values, connection)` in the next group's transaction, once for all values that come in a row.
+        """Run `fn(values, connection)` in the next group's transaction, once for all values that come for it.
 
-        In a row: nothing else was enqueued for `db` between them. They share one outcome and are given one ticket.
+        All: until something else is enqueued for `db`; see rule 3. They share one outcome and are given one ticket.
         """
-        if self._groups:
-            known = self._groups[-1].gathered.get(db)
-            if known is not None and known[0] is fn and len(known[1]) < self._group_limit:
-                known[1].append(value)
-                return known[2]
-        values = [value]
-        ticket = self._add(db, partial(fn, values), transaction=True, urgent=False)
-        self._groups[-1].gathered[db] = (fn, values, ticket)
-        return ticket
+        return self._gather(db, fn, value, each=False)[1]
+
+    def gather_each(self, db: Database, fn: Gatherer[V, Sequence[T]], value: V) -> Ticket[T]:
+        """The same, with a ticket a value: `fn` gives their outcomes in their order."""
+        gathered, ticket = self._gather(db, fn, value, each=True)
+        return Ticket(ticket._group, ticket._index, len(gathered.values) - 1)
 
     def call(self, fn: Function[T], db: Database) -> T:
         """Run `fn(connection)` in a transaction, at once, and wait for its commit."""
@@ -224,6 +245,15 @@ class Writer:
         if self._closed:
             raise RuntimeError("The writer is closed: nothing can be stored any more.")
 
+    def _gather(self, db: Database, fn: Gatherer[V, Any], value: V, *, each: bool) -> tuple[_Gathered[V], Ticket[Any]]:
+        known = self._groups[-1].gathered.get(db, _NOTHING).get(fn) if self._groups else None
+        if known is None or len(known[0].values) >= self._group_limit:
+            gathered = _Gathered(fn, each=each)
+            known = gathered, self._add(db, gathered, transaction=True, urgent=False)
+            self._groups[-1].gathered.setdefault(db, {})[fn] = known
+        known[0].values.append(value)
+        return known
+
     def _add(self, db: Database, fn: Function[T], *, transaction: bool, urgent: bool) -> Ticket[T]:
         self._refuse_when_closed()
         if self._broken and transaction:
@@ -232,7 +262,8 @@ class Writer:
             self._groups.append(_Group())
         group = self._groups[-1]
         group.items.append((db, fn, transaction))
-        group.gathered.pop(db, None)
+        if not isinstance(fn, _Gathered):
+            group.gathered.pop(db, None)
         if urgent or len(group.items) >= self._group_limit:
             group.urgent = True
             self._hurry.set()
@@ -330,20 +361,36 @@ def _all(db: Database, functions: Sequence[tuple[int, Function[Any]]], outcomes:
 
 def _each(db: Database, functions: Sequence[tuple[int, Function[Any]]], outcomes: list[Any]) -> Exception | None:
     """Run them in a transaction that is left open, and roll back what failed."""
-    connection = db.connection
-    connection.execute("BEGIN IMMEDIATE")
+    db.connection.execute("BEGIN IMMEDIATE")
     for index, fn in functions:
-        connection.execute("SAVEPOINT one")
-        outcomes[index] = outcome = _attempt(db, fn)
-        error = outcome.error if isinstance(outcome, _Failed) else None
-        if isinstance(error, StoreError):
-            return error
-        if not connection.in_transaction:
-            return error or _ended(fn)
-        if error is not None:
-            connection.execute("ROLLBACK TO one")
-        connection.execute("RELEASE one")
+        if not (isinstance(fn, _Gathered) and fn.each):
+            outcomes[index], error = _alone(db, fn)
+            if error is not None:
+                return error
+            continue
+        outcomes[index] = told = []
+        for value in fn.values:
+            outcome, error = _alone(db, partial(fn.fn, [value]))
+            if error is not None:
+                return error
+            told.append(outcome if isinstance(outcome, _Failed) else outcome[0])
     return None
+
+
+def _alone(db: Database, fn: Function[Any]) -> tuple[Any, Exception | None]:
+    """A function's outcome, in a savepoint of its own; and the error that ends the transaction as a whole."""
+    connection = db.connection
+    connection.execute("SAVEPOINT one")
+    outcome = _attempt(db, fn)
+    error = outcome.error if isinstance(outcome, _Failed) else None
+    if isinstance(error, StoreError):
+        return outcome, error
+    if not connection.in_transaction:
+        return outcome, error or _ended(fn)
+    if error is not None:
+        connection.execute("ROLLBACK TO one")
+    connection.execute("RELEASE one")
+    return outcome, None
 
 
 def _ended(fn: Function[Any]) -> RuntimeError:

@@ -14,6 +14,7 @@ from engine.core.identity import Limits, Warmup
 from engine.identity_file import load_identity
 from engine.lab.process import LabProcess
 from engine.lab.spec import SHIPPED
+from engine.scrape import page
 
 IDENTITY = load_identity(SHIPPED.parent / "identity.yaml")[0]
 HOUR = Rate(4, 3600.0)
@@ -83,7 +84,7 @@ def test_a_provider_that_is_met_under_another_policy_is_told_when_it_closes(lab,
 
     def look(verification):
         waiting = 'engine_lanes{identity="lab",provider="default",state="open"} 2.0'
-        if waiting in verification.metrics.render().decode():
+        if waiting in page(verification.metrics).decode():
             seen.append(set(verification.watch().paused.values()))
         return bool(seen)
 
@@ -95,7 +96,7 @@ def test_a_provider_that_is_met_under_another_policy_is_told_when_it_closes(lab,
     assert seen == [{"ip_blocked"}]
     assert len(run.log.sessions("aspmx.google.lab")) == 1
     moves = 'engine_breaker_transitions_total{identity="lab",provider="google-like",to="open"} 1.0'
-    assert moves in run.verification.metrics.render().decode()
+    assert moves in page(run.verification.metrics).decode()
 
 
 def test_across_sites_caps_the_sum_over_all_sites_of_a_provider(lab, verify):

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine.core.reasons import REASONS
 from engine.lab.process import LabProcess
 from engine.log import log
+from engine.scrape import page
 
 HASTE = {
     "default": {
@@ -34,11 +35,11 @@ def lab() -> Iterator[LabProcess]:
 
 def samples(verification: Any) -> Counter[tuple[str, ...]]:
     """Every sample of the run's page: (name, label values in the order of their names)."""
-    page = text_string_to_metric_families(verification.metrics.render().decode())
+    families = text_string_to_metric_families(page(verification.metrics).decode())
     return Counter(
         {
             (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in page
+            for family in families
             for sample in family.samples
         }
     )

@@ -14,6 +14,7 @@ from engine.core.identity import Identity, Status
 from engine.flow.job import WrongUse
 from engine.flow.standing import holding, words
 from engine.lab.process import LabProcess
+from engine.scrape import page
 from engine.store.standing_order import in_force, place_status, strictest
 from engine.store.state import IDENTITY, Order, State
 from engine.store.writer import Writer
@@ -168,7 +169,7 @@ def test_it_is_shown_while_it_holds(lab, verify, desk, addresses_of) -> None:
     """/readyz has a line, the metric its state, the progress display a cause."""
 
     def look(verification) -> tuple[str, str, dict[str, str]]:
-        shown = verification.metrics.render().decode()
+        shown = page(verification.metrics).decode()
         line = next((line for line in shown.splitlines() if line.startswith("engine_identity_state{") and
                      'state="quarantined"' in line), "")  # fmt: skip
         return verification.complaint(), line, dict(verification.watch().paused)

@@ -18,13 +18,14 @@ import gevent
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.cli.options import listen_address
 from engine.core.identity import Status
 from engine.families import LaneState
 from engine.flow.job import WrongUse
-from engine.flow.listener import CONNECTIONS, Listener, listen_address
+from engine.flow.listener import CONNECTIONS, Listener
 from engine.log import log
 from engine.metrics import Metrics
-from engine.scrape import LaneView, Live
+from engine.views import LaneView, Live
 
 PATIENCE_S = 20.0
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

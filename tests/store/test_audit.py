@@ -85,6 +85,8 @@ def test_a_chain_is_begun_once_and_never_silently() -> None:
 def test_the_encoding_is_the_documented_one() -> None:
     """Anybody can recompute a hash and a commitment from an exported row and the module's rule 3."""
     with chain() as (conn, _):
+        odd = {"code": None, "address_id": None, "note": 'a "quoted" \\ line\n\x00 \u00e9\U0001f4ee', "consent": ""}
+        audit.append(conn, [row(ROWS + 1)._replace(**odd), row(ROWS + 2)._replace(at=1e300, text="\u00fc")])
         before = sha256(b"probe-engine audit 1 job-1").hexdigest()
         for told in map(json.loads, map(json.dumps, audit.export(conn))):
             plain = [told[name] for name in ("seq", *HASHED, "address_id", "address_commitment", "text_commitment")]

@@ -110,7 +110,7 @@ def test_a_failed_probe_never_overwrites_a_good_fact(state: State, good: Fact) -
     late = fact(INCONCLUSIVE, at=NOW + 7 * DAY)
     state.put_facts([late]).wait()
     assert state.facts(["a.lab"], NOW + 7 * DAY) == {"a.lab": late}
-    assert outweighs(replace(fact(INCONCLUSIVE), site="mx.moved.lab"), good)
+    assert outweighs(fact(INCONCLUSIVE)._replace(site="mx.moved.lab"), good)
 
 
 def test_an_accepted_control_outweighs_a_listed_refusal(state: State) -> None:
@@ -142,7 +142,7 @@ def test_knowledge_is_never_lost_to_ignorance(answers: list[tuple[str, str]]) ->
 def test_the_tripwire_forgets_a_whole_site(state: State) -> None:
     """A site loses all its domains' facts, other sites keep theirs, and the numbers of controls stay."""
     assert state.begin_control("a.lab").wait() == 1
-    state.put_facts([fact(), fact(domain="b.lab"), replace(fact(domain="c.lab"), site="mx.c.lab")]).wait()
+    state.put_facts([fact(), fact(domain="b.lab"), fact(domain="c.lab")._replace(site="mx.c.lab")]).wait()
     assert state.forget_facts(site="mx.a.lab").wait() == 2
     assert list(state.facts(["a.lab", "b.lab", "c.lab"], NOW)) == ["c.lab"]
     assert state.begin_control("a.lab").wait() == 2
@@ -171,6 +171,15 @@ def test_a_control_keeps_its_number_until_it_is_settled(writer: Writer, state: S
     state.put_facts([fact(INCONCLUSIVE)]).wait()
     assert state.begin_control("a.lab").wait() == 2
     state.put_facts([fact(ACCEPTS)]).wait()
+    assert state.facts(["a.lab"], NOW)["a.lab"].controls_begun == 2
+
+
+def test_questions_and_answers_that_meet_keep_their_order(state: State) -> None:
+    """In one transaction too a question that was answered is another one's next; before that it is the same."""
+    first = [state.begin_control("a.lab"), state.begin_control("b.lab"), state.begin_control("a.lab")]
+    state.put_facts([fact()])
+    then = [state.begin_control("a.lab"), state.begin_control("b.lab")]
+    assert [ticket.wait() for ticket in first + then] == [1, 1, 1, 2, 1]
     assert state.facts(["a.lab"], NOW)["a.lab"].controls_begun == 2
 
 
@@ -206,6 +215,21 @@ def test_nobody_gives_back_more_than_he_got(state: State) -> None:
     assert state.spent(["lane"], NOW - 1) == {"lane": [(NOW, 2)]}
 
 
+def test_sessions_that_meet_spend_each_for_itself(state: State) -> None:
+    """Grants of one transaction have ids of their own; a fault in what one session returns costs no other one."""
+    asked = [[Grant("a", "s1", NOW, 5)], [], [Grant("b", "s2", NOW, 3), Grant("c", "s2", NOW, 2)]]
+    ids = [ticket.wait() for ticket in [state.grant(grants) for grants in asked]]
+    assert [len(each) for each in ids] == [1, 0, 2]
+    (a,), (b, c) = ids[0], ids[2]
+    returns = [state.give_back(back) for back in ([(a, 2)], [(b, 4)], [(c, 2)], [(a, 3)])]
+    more = state.grant([Grant("d", "s3", NOW, 1)])
+    with pytest.raises(sqlite3.IntegrityError):
+        returns[1].wait()
+    assert [returns[place].wait() for place in (0, 2, 3)] == [None] * 3
+    assert more.wait()[0] > max(a, b, c)
+    assert state.spent(["a", "b", "c", "d"], NOW - 1) == {"a": [], "b": [(NOW, 3)], "c": [], "d": [(NOW, 1)]}
+
+
 def test_spendings_are_forgotten_after_the_longest_window(state: State) -> None:
     """Old rows go with the next grant, their ids never come back, and a late return hits nobody."""
     (old,) = state.grant([Grant("lane", "s1", NOW, 2)]).wait()
@@ -228,11 +252,13 @@ def test_limits_and_breakers_bind_the_next_run(writer: Writer, state: State) -> 
     state.save_breaker("lane", {"state": "open", "until": NOW})
     state.save_breaker("gone", {"state": "open"})
     state.save_breaker("gone", None)
+    state.save_breaker("back", None)
+    state.save_breakers({"back": {"state": "closed"}, "lane": {"state": "open", "until": NOW}})
     state.close()
     state = State(writer, state.path)
     assert state.learned(["mx.a.lab"]) == {"mx.a.lab": {"per_transaction": 3}}
     assert state.learned(["mx.c.lab"]) == {}
-    assert state.breakers() == {"lane": {"state": "open", "until": NOW}}
+    assert state.breakers() == {"lane": {"state": "open", "until": NOW}, "back": {"state": "closed"}}
 
 
 # --- orders

@@ -133,7 +133,7 @@ def test_a_group_runs_again_only_when_something_failed(writer: Writer, db: Datab
     assert numbers(writer, db) == [1, 2, 3, 4]
 
 
-def test_what_is_gathered_in_a_row_runs_once(writer: Writer, db: Database, tmp_path: Path) -> None:
+def test_what_is_gathered_runs_once(writer: Writer, db: Database, tmp_path: Path) -> None:
     """Values for one function share its run and its ticket, until something else comes for their file."""
     two = writer.open(tmp_path / "two.db", SCHEMA, kind=KIND)
     runs: list[list[int]] = []
@@ -144,14 +144,33 @@ def test_what_is_gathered_in_a_row_runs_once(writer: Writer, db: Database, tmp_p
 
     first = writer.gather(db, take, 1)
     writer.enqueue(two, put(1))
+    other = writer.gather(db, lambda values, _: values[0], 7)
     assert writer.gather(db, take, 2) is first
     between = writer.enqueue(db, lambda conn: conn.execute("SELECT count(*) FROM rows").fetchone()[0])
     last = writer.gather(db, take, 3)
     assert last is not first
-    assert (first.wait(), between.wait(), last.wait()) == (3, 2, 3)
+    assert (first.wait(), other.wait(), between.wait(), last.wait()) == (3, 7, 2, 3)
     assert runs == [[1, 2], [3]]
     assert writer.gather(db, take, 4).wait() == 4  # another group
     assert runs[-1] == [4]
+
+
+def test_of_what_is_gathered_with_outcomes_one_may_fail_alone(writer: Writer, db: Database) -> None:
+    """Each value has its own outcome of the one run; what fails leaves nothing, and its ticket alone raises."""
+    runs: list[list[int]] = []
+
+    def double(values: Sequence[int], conn: sqlite3.Connection) -> list[int]:
+        runs.append(list(values))
+        return [2 * put(n)(conn) for n in values]
+
+    tickets = [writer.gather_each(db, double, n) for n in (1, 2, 3)]
+    assert [ticket.wait() for ticket in tickets] == [2, 4, 6]
+    tickets = [writer.gather_each(db, double, n) for n in (4, 4, 5)]
+    assert (tickets[0].wait(), tickets[2].wait()) == (8, 10)
+    with pytest.raises(sqlite3.IntegrityError):
+        tickets[1].wait()
+    assert runs == [[1, 2, 3], [4, 4, 5], [4], [4], [5]]
+    assert numbers(writer, db) == [1, 2, 3, 4, 5]
 
 
 def test_what_was_written_is_let_go_at_once(writer: Writer, db: Database) -> None:
