@@ -62,6 +62,7 @@ SPARED = (
     "engine.reputation.list_file",
     "engine.store.reputation",
     "http",
+    "importlib.metadata",
     "prometheus_client",
     "pydantic",
     "requests",
