@@ -1,22 +1,17 @@
 """Reads files of block lists: the shipped `lists.yaml`, and what an operator lays over it in the same form.
 
-1. A file is held against its shape by pydantic; every fault names file, line, field and what is expected.
+1. A file is held against its shape, which stands below; every fault names file, line, field and what is expected.
 2. Files are layers. A list of the same name is overridden key by key, maps inside it too; sequences replace.
 3. What a list lacks is told of the last file that spoke of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from types import GenericAlias
-from typing import Annotated, Any, Literal, Required
-
-from pydantic import ConfigDict, PlainValidator, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from typing import Any
 
 from engine.core.grammar import duration, rate
 from engine.core.listing import Severity
@@ -123,33 +118,27 @@ class Layers:
 
 
 def _checked(part: Part) -> dict[str, Any]:
+    faults: list[SettingsError] = []
+    found: dict[str, Any] = _read(_FILE, part, faults)
+    if faults:
+        raise SettingsError("\n".join(map(str, faults)))
+    return found
+
+
+def _read(shape: Any, part: Part, faults: list[SettingsError]) -> Any:
+    """A part's value as its shape reads it; whatever is wrong with it becomes a fault."""
+    if isinstance(shape, _Map):
+        return shape.read(part, faults)
+    if isinstance(shape, list):
+        if isinstance(part.value, list):
+            return [_read(shape[0], each, faults) for each in part.each()]
+        faults.append(part.wrong(f"{part.value!r} is not a list (expected one `- ...` a line)"))
+        return []
     try:
-        checked: dict[str, Any] = _shape().validate_python(part.value)
-    except ValidationError as error:
-        faults = [_fault(part, each) for each in error.errors(include_url=False)]
-        raise SettingsError("\n".join(faults)) from None
-    return checked
-
-
-def _fault(part: Part, error: Mapping[str, Any]) -> str:
-    place: Part = part
-    for step in error["loc"]:
-        place = Part(place.file, None, place.lines, (*place.path, step))
-    given = error["input"]
-    match error["type"]:
-        case "value_error":
-            what = str(error["ctx"]["error"])
-        case "extra_forbidden":
-            what = "there is no such field"
-        case "missing":
-            what = "is missing"
-        case "dict_type":
-            what = f"{given!r} is not a map"
-        case "list_type":
-            what = f"{given!r} is not a list (expected one `- ...` a line)"
-        case _:
-            what = f"{given!r}: {error['msg']}"
-    return str(place.wrong(what))
+        return part.parsed(shape)
+    except SettingsError as error:
+        faults.append(error)
+        return None
 
 
 def _merged(below: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,7 +210,7 @@ def _zone(given: Any) -> str:
 
 def _severity(given: Any) -> Severity:
     labels = {each.label: each for each in Severity}
-    if given not in labels:
+    if not isinstance(given, str) or given not in labels:
         raise ValueError(f"{given!r} is no severity (expected one of {', '.join(labels)})")
     return labels[given]
 
@@ -258,50 +247,67 @@ def _point(version: type[IPv4Address] | type[IPv6Address]) -> Callable[[Any], st
     return read
 
 
-def _map(name: str, fields: Mapping[str, Any]) -> Any:
-    typed: Any = TypedDict(name, fields, total=False)  # type: ignore[misc]
-    return with_config(ConfigDict(extra="forbid", title=name))(typed)
+def _word(words: Iterable[str], means: Callable[[str], Any] = str) -> Callable[[Any], Any]:
+    known = tuple(words)
+
+    def read(given: Any) -> Any:
+        if not isinstance(given, str) or given not in known:
+            raise ValueError(f"{given!r} is unknown here (expected one of {', '.join(known)})")
+        return means(given)
+
+    return read
 
 
-@cache
-def _shape() -> TypeAdapter[Any]:
-    text = Annotated[Any, PlainValidator(_text)]
-    zone = Annotated[Any, PlainValidator(_zone)]
-    severity = Annotated[Any, PlainValidator(_severity)]
-    seconds = Annotated[Any, PlainValidator(duration)]
-    v4, v6 = (Annotated[Any, PlainValidator(_point(each))] for each in (IPv4Address, IPv6Address))
-    code = _map(
-        "code",
-        {
-            "code": Required[Annotated[Any, PlainValidator(_answer)]], "means": Required[text], "sublist": text,
-            "severity": severity, "effect": Effect, "expires": seconds, "delist": text,
-        },
-    )  # fmt: skip
-    delist = _map(
-        "delist",
-        {"url": text, "method": Literal[METHODS], "how": text, "cooldown": seconds, "expires": seconds},
-    )
-    points = {
-        family: _map("test points", {"listed": point, "unlisted": point, "code": text})
-        for family, point in (("ipv4", v4), ("ipv6", v6), ("domain", text))
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A map by field, or with any name where `each` is the shape of what it names."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    needed: tuple[str, ...] = ()
+    each: Any = None
+
+    def read(self, part: Part, faults: list[SettingsError]) -> dict[str, Any]:
+        """What the map says."""
+        if not isinstance(part.value, dict):
+            faults.append(part.wrong(f"{part.value!r} is not a map"))
+            return {}
+        found = {}
+        for key in part.value:
+            shape = self.fields.get(key, self.each)
+            if shape is None or not isinstance(key, str):
+                faults.append(part.at(str(key)).wrong("there is no such field"))
+            else:
+                found[key] = _read(shape, part.at(key), faults)
+        faults += [part.at(key).wrong("is missing") for key in self.needed if key not in part.value]
+        return found
+
+
+_CODE = _Map(
+    {
+        "code": _answer, "means": _text, "sublist": _text, "severity": _severity, "effect": _word(Effect, Effect),
+        "expires": duration, "delist": _text,
+    },
+    needed=("code", "means"),
+)  # fmt: skip
+_DELIST = _Map({"url": _text, "method": _word(METHODS), "how": _text, "cooldown": duration, "expires": duration})
+_TESTS = _Map(
+    {
+        family: _Map({"listed": point, "unlisted": point, "code": _text})
+        for family, point in (("ipv4", _point(IPv4Address)), ("ipv6", _point(IPv6Address)), ("domain", _text))
     }
-    entry = _map(
-        "list",
-        {
-            "zone": zone, "keyed_zone": zone, "lists": text, "kind": Kind, "families": list[Family],
-            "severity": severity, "codes": GenericAlias(list, (code,)), "tests": _map("tests", points),
-            "access": text, "rate": Annotated[Any, PlainValidator(rate)], "interval": seconds, "delist": delist,
-            "verified_on": text, "source": text,
-        },
-    )  # fmt: skip
-    access = _map("access", {"needs": Required[Needs], "key": text, "statement": dict[str, text], "terms": text})
-    denied = _map("denied", {"zones": Required[list[zone]], "why": Required[text], "since": text})
-    file = {
-        "lists": GenericAlias(dict, (str, entry)),
-        "access": GenericAlias(dict, (str, access)),
-        "denied": GenericAlias(list, (denied,)),
+)
+_LIST = _Map(
+    {
+        "zone": _zone, "keyed_zone": _zone, "lists": _text, "kind": _word(Kind, Kind),
+        "families": [_word(Family, Family)], "severity": _severity, "codes": [_CODE], "tests": _TESTS, "access": _text,
+        "rate": rate, "interval": duration, "delist": _DELIST, "verified_on": _text, "source": _text,
     }
-    return TypeAdapter(_map("lists", file))
+)  # fmt: skip
+_ACCESS = _Map(
+    {"needs": _word(Needs, Needs), "key": _text, "statement": _Map(each=_text), "terms": _text}, needed=("needs",)
+)
+_DENIED = _Map({"zones": [_zone], "why": _text, "since": _text}, needed=("zones", "why"))
+_FILE = _Map({"lists": _Map(each=_LIST), "access": _Map(each=_ACCESS), "denied": [_DENIED]})
 
 
 def read_layers(files: Sequence[Path]) -> Layers:

@@ -220,7 +220,7 @@ def test_a_file_may_deny_more(file) -> None:
     ("text", "says"),
     [
         ("lists:\n  mine:\n    zone: nodot\n", r":3: lists\.mine\.zone: 'nodot' is not the name of a zone"),
-        ("lists:\n  mine:\n    kind: ipv4\n", r":3: lists\.mine\.kind: 'ipv4': Input should be 'ip'"),
+        ("lists:\n  mine:\n    kind: ipv4\n", r":3: lists\.mine\.kind: 'ipv4' is unknown here \(expected one of ip, "),
         ("lists:\n  mine:\n    severity: worst\n", r"severity: 'worst' is no severity \(expected one of info, low"),
         (
             "lists:\n  mine:\n    codes: [{code: 128.0.0.1, means: x}]\n",
@@ -237,6 +237,15 @@ def test_a_file_may_deny_more(file) -> None:
         ("lists:\n  spamcop: {families: [domain]}\n", r"a list of kind ip knows no domains"),
         ("lists:\n  spamcop: {zone: '{key}.bl.example'}\n", r"a zone with \{key\} needs an `access`"),
         ("lists: [a]\n", r":1: lists: \['a'\] is not a map"),
+        ("lists: {7: {kind: ip}}\n", r":1: lists\.7: there is no such field"),
+        ("lists:\n  mine:\n    severity: [high]\n", r"severity: \['high'\] is no severity"),
+        ("lists:\n  mine:\n    codes:\n", r"codes: None is not a list"),
+        ("lists:\n  mine:\n    codes: [7]\n", r"codes\[1\]: 7 is not a map"),
+        (
+            "lists:\n  mine:\n    delist: {method: fax}\n",
+            r"method: 'fax' is unknown here \(expected one of form, email",
+        ),
+        ("denied: [{zones: [bl.example]}]\n", r"denied\[1\]\.why: is missing"),
         ("list: {}\n", r":1: list: there is no such field"),
         ("", r"the file holds nothing"),
     ],
