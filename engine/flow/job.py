@@ -205,9 +205,9 @@ def verdict_of(row: dict[str, Any], open_as: str = "cancelled") -> dict[str, Any
     """The columns of a journal row's Result; one that is not settled is no verdict, and gets the reason `open_as`."""
     bits = row["flags"]
     return of_reason(row["reason"] if row["state"] >= SETTLED else open_as) | {
-        "address": row["row_text"], "normalized": "" if row["domain"] is None else row["key"], "detail": row["detail"],
-        "stage": row["stage"], "probed": bool(row["probed"]), "provider": row["provider"], "mx_host": row["mx_host"],
-        "mx_ip": row["mx_ip"], "source_ip": row["source_ip"], "smtp_code": row["code"],
+        "address": row["row_text"], "normalized": "" if row["domain_id"] is None else row["key"],
+        "detail": row["detail"], "stage": row["stage"], "probed": bool(row["probed"]), "provider": row["provider"],
+        "mx_host": row["mx_host"], "mx_ip": row["mx_ip"], "source_ip": row["source_ip"], "smtp_code": row["code"],
         "enhanced_code": row["enhanced"], "smtp_text": row["text"], "catch_all": row["catch_all"],
         "role": bool(bits & ROLE), "disposable": bool(bits & DISPOSABLE), "free": bool(bits & FREE),
         "tagged": bool(bits & TAGGED), "suggestion": row["suggestion"], "attempts": row["attempts"],

@@ -44,6 +44,9 @@ from engine.store.job_tables import (
 from engine.store.writer import Database, Ticket, Writer
 
 ROUTED_AT_ONCE = 2_000  # addresses a transaction of the survey
+RESULT = """r.n, r.cells, r.text AS row_text, a.key, a.domain_id, a.state, a.reason, a.detail, a.stage, a.probed,
+            a.provider, a.policy, a.mx_host, a.mx_ip, a.source_ip, a.code, a.enhanced, a.text, a.catch_all, a.flags,
+            a.suggestion, a.attempts, a.checked_at, a.duration_ms"""
 
 
 class Journal:
@@ -147,7 +150,8 @@ class Journal:
         values = (identity, limit)
 
         def do(conn: sqlite3.Connection) -> list[tuple[str, bool]]:
-            return [(key, bool(unbacked)) for key, unbacked, _ in reversed(conn.execute(query, values).fetchall())]
+            newest = [(key, bool(unbacked)) for key, unbacked, _ in conn.execute(query, values)]
+            return newest[::-1]
 
         return self._writer.read(self._db, do)
 
@@ -236,15 +240,12 @@ class Journal:
     # --- rows out ---------------------------------------------------------------------------------------------
 
     def rows(self, after: int = -1, limit: int = 2000, *, settled_only: bool = False) -> Iterator[dict[str, Any]]:
-        """Every input row in input order with its address's columns; a chunk at a time."""
-        query = """SELECT r.n, r.cells, r.text AS row_text, a.*, d.name AS domain FROM rows r
-                   JOIN addresses a ON a.id = r.address_id LEFT JOIN domains d ON d.id = a.domain_id
-                   WHERE r.n > ? ORDER BY r.n LIMIT ?"""
+        """Every input row in input order with what its address's result is made of; a chunk at a time."""
+        query = f"""SELECT {RESULT} FROM rows r JOIN addresses a ON a.id = r.address_id
+                    WHERE r.n > ? ORDER BY r.n LIMIT ?"""  # noqa: S608 - our own names
 
         def do(conn: sqlite3.Connection) -> list[dict[str, Any]]:
-            cursor = conn.execute(query, (after, limit))
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+            return _named(conn.execute(query, (after, limit)))
 
         while True:
             chunk = self._writer.read(self._db, do)
@@ -257,14 +258,11 @@ class Journal:
 
     def untold(self, limit: int = 2000) -> list[dict[str, Any]]:
         """Rows whose addresses are settled and were not told yet; they count as told from now on."""
-        query = """SELECT r.n, r.cells, r.text AS row_text, a.*, d.name AS domain
-                   FROM (SELECT * FROM addresses WHERE state >= 3 AND told = 0 ORDER BY id LIMIT ?) a
-                   JOIN rows r ON r.address_id = a.id AND r.n > 0 LEFT JOIN domains d ON d.id = a.domain_id"""
+        query = f"""SELECT {RESULT} FROM (SELECT * FROM addresses WHERE state >= 3 AND told = 0 ORDER BY id LIMIT ?) a
+                    JOIN rows r ON r.address_id = a.id AND r.n > 0"""  # noqa: S608 - our own names
 
         def do(conn: sqlite3.Connection) -> list[dict[str, Any]]:
-            cursor = conn.execute(query, (limit,))
-            names = [column[0] for column in cursor.description]
-            rows = [dict(zip(names, row, strict=True)) for row in cursor]
+            rows = _named(conn.execute(query, (limit,)))
             conn.execute(
                 "UPDATE addresses SET told = 1 WHERE id IN (SELECT id FROM addresses WHERE state >= 3 AND told = 0 "
                 "ORDER BY id LIMIT ?)",
@@ -279,13 +277,7 @@ class Journal:
         query = """SELECT 0 AS n, '[]' AS cells, a.key AS row_text, a.*, d.name AS domain FROM addresses a
                    LEFT JOIN domains d ON d.id = a.domain_id WHERE a.key = ?"""
 
-        def do(conn: sqlite3.Connection) -> dict[str, Any] | None:
-            cursor = conn.execute(query, (key,))
-            names = [column[0] for column in cursor.description]
-            row = cursor.fetchone()
-            return dict(zip(names, row, strict=True)) if row else None
-
-        return self._writer.read(self._db, do)
+        return next(iter(self._writer.read(self._db, lambda conn: _named(conn.execute(query, (key,))))), None)
 
     def site(self, site_id: int) -> Site:
         """A site by its id."""
@@ -342,3 +334,9 @@ class Journal:
     def close(self) -> None:
         """Close the file; everything enqueued before is in it."""
         self._writer.close_database(self._db)
+
+
+def _named(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
+    """The rows of a query by column; fetched here, for cursors can't leave the thread."""
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
