@@ -13,13 +13,17 @@
 ARG BASE=python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS builder
-RUN apt-get update && apt-get install -y --no-install-recommends tini=0.19.* && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends \
+        gcc=4:12.* libc6-dev=2.36-* tini=0.19.* \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY constraints.txt setup.cfg pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md ./
+COPY constraints.txt setup.py setup.cfg pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md ./
 COPY policies policies
 COPY engine engine
-# The venv has no pip of its own: what goes into the last stage can run, and build nothing.
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel . \
+# Compiled, it takes a quarter less CPU (docs/performance.md). The venv has no pip of its own: what goes into the last
+# stage can run, and build nothing.
+RUN pip install --no-cache-dir --constraint constraints.txt setuptools mypy types-PyYAML \
+    && ENGINE_COMPILED=1 pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel . \
     && python -m venv --without-pip /opt/engine \
     && pip --python /opt/engine/bin/python install --no-cache-dir --constraint constraints.txt /wheel/*.whl
 

@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILED := build/compiled/built
 
-.PHONY: demo test test-slow lint docs bench dist constraints clean
+.PHONY: demo test test-slow test-compiled compiled lint docs bench dist constraints clean
 
 demo: $(READY)  ## verify a shipped list against the bundled lab
 	@$(BIN)/engine lab demo
@@ -14,6 +15,9 @@ test: $(READY)  ## the suite, under 5 minutes on 2 cores
 
 test-slow: $(READY)  ## real mail servers, kill rounds; under 30 minutes
 	$(BIN)/python -m pytest -m slow
+
+test-compiled: $(COMPILED)  ## the suite on what make compiled made
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## style, types, import contract
 	$(BIN)/ruff check .
@@ -26,9 +30,17 @@ docs: $(READY)  ## the pages that are made from the code, then the site in build
 	$(BIN)/python docs/made
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+compiled: $(COMPILED)  ## the engine in build/compiled, its hot modules as C by mypyc; takes a C compiler and some minutes
+
+$(COMPILED): $(READY) setup.py $(shell find engine -name '*.py')
+	rm -rf build/compiled
+	ENGINE_COMPILED=1 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/compiled .
+	@touch $@
+
 bench: $(READY)  ## the engine beside its peers, small sizes; under 10 minutes on 2 cores, and once some more to build the peers
 	$(BIN)/python -m pip install --quiet --group bench
 	-$(BIN)/python -m bench.peers
+	-$(MAKE) compiled
 	$(BIN)/python -m bench all --short --json build/bench --plots build/bench
 
 # The same commit gives the same bits: its time stands in both files, modes and order are set, setuptools is pinned.
@@ -45,8 +57,8 @@ dist: $(READY)  ## wheel and sdist, reproducible
 
 constraints: $(READY)  ## constraints.txt anew: what is installed, pinned to what is newest
 	rm -rf build/pins && $(BIN)/python -m venv build/pins
-	build/pins/bin/python -m pip install --quiet --upgrade . setuptools
-	{ echo "# The versions that CI and the image install, and setuptools for make dist. Made by make constraints."; \
+	build/pins/bin/python -m pip install --quiet --upgrade . setuptools mypy types-PyYAML
+	{ echo "# The versions that CI and the image install, and what builds them. Made by make constraints."; \
 		build/pins/bin/python -m pip freeze --quiet --all --exclude pip --exclude probe-engine; } > constraints.txt
 
 $(READY): setup.cfg pyproject.toml

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 
 import bench
+from bench.measure import compiled
 from bench.measure.report import MISSING, SHORT
 
 ENGINE = (
     "schedule", "dns", "longtail", "zipf", "growth", "resume", "concurrency", "tls", "drain", "rates", "fairness",
     "outage",
 )  # fmt: skip
+INSTRUCTIONS = ("hotpaths",)  # counted in Python code, which compiled code is not
 LIMIT_S = 6 * 3600  # of one measurement
 BROKE = 70
 
@@ -31,6 +33,7 @@ Options that (nearly) all of them take; `python -m bench NAME --help` has the re
   --json FILE   the report with the machine, versions and the points of its pictures
   --plots DIR   pictures as SVG: throughput and memory against concurrency, latency, cost against list size
   --keep DIR    leaves lists, journals, outputs and logs there
+  --plain       the engine as its sources stand; without it, what `make compiled` made of them, where that is fresh
 
 What it takes:
   pip install --group bench     uvloop for a fast world, matplotlib, aiosmtplib
@@ -58,6 +61,10 @@ def main(arguments: list[str]) -> int:
     """Dispatch; without a known name list what there is and exit 2 (0 when nothing was asked)."""
     if arguments[:1] == ["all"]:
         return run_all(arguments[1:])
+    if compiled.PLAIN in arguments:
+        arguments = [each for each in arguments if each != compiled.PLAIN]
+    elif arguments and arguments[0] not in INSTRUCTIONS and not compiled.missing():
+        compiled.use()
     if arguments and arguments[0] in names():
         result: int = importlib.import_module(f"bench.{arguments[0]}").main(arguments[1:])
         return result
@@ -82,12 +89,13 @@ def run_all(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 when a claim falls short, 3 when one is missing")
     parser.add_argument("--json", type=Path, metavar="DIR", help="write each report there")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw all pictures there")
+    parser.add_argument(compiled.PLAIN, action="store_true", help="the engine as its sources stand")
     chosen = parser.parse_args(arguments)
     if chosen.json:
         chosen.json.mkdir(parents=True, exist_ok=True)
     statuses, seconds = {}, {}
     for name in ENGINE:
-        given = ["--check", *(["--short"] if chosen.short else [])]
+        given = ["--check", *(["--short"] if chosen.short else []), *([compiled.PLAIN] if chosen.plain else [])]
         given += ["--json", str(chosen.json / f"{name}.json")] if chosen.json else []
         given += ["--plots", str(chosen.plots)] if chosen.plots else []
         began = time.monotonic()

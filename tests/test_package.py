@@ -19,7 +19,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("engine", "policies", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md")
+SOURCES = (
+    "engine",
+    "policies",
+    "setup.py",
+    "setup.cfg",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+)
 DATA = (
     "engine/py.typed",
     "engine/policies/*.yaml",
@@ -52,6 +62,7 @@ SPARED = (
     "engine.reputation.list_file",
     "engine.store.reputation",
     "http",
+    "importlib.metadata",
     "prometheus_client",
     "pydantic",
     "requests",

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.measure import compiled
 from bench.measure.engine import Setup
 from bench.measure.plots import BARS
 from bench.measure.report import Report
@@ -23,7 +24,7 @@ from bench.world.log import NONE
 
 CONCURRENCY = 200
 ENOUGH = 0.99
-ENGINE = "engine"
+ENGINE, PLAIN = "engine", "engine, plain Python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,12 @@ class Contest:
             alone = replace(setup, folder=setup.folder / "alone", addresses=[setup.first])
             self.report.figure("engine: CPU of a list of one address, which is in all above", alone.run().cpu_s, "s")
         self._enter(ENGINE, ENGINE, world, addresses, lambda: (setup.run(), None))
+        if compiled.used():
+            plain = replace(setup, folder=setup.folder / "plain", plain=True)
+            self._enter(PLAIN, ENGINE, world, addresses, lambda: (plain.run(), None))
+        else:
+            why = compiled.missing() or f"left alone by {compiled.PLAIN}"
+            self.report.note(f"the engine in plain Python is measured; compiled it is {why}")
         right = sum(
             row["category"] == ("valid" if row["email"].startswith("user") else "invalid") for row in setup.rows()
         )

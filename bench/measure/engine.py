@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from bench.measure import compiled
 from bench.measure.watch import Running, Spent
 from bench.world import World
 from bench.world.dns import free_port
@@ -49,6 +50,7 @@ class Setup:
     limits: Mapping[str, Any] | None = None
     concurrency: int = 500
     more: tuple[str, ...] = ()  # further options of `engine verify`
+    plain: bool = False  # as its sources stand, also where the compiled engine is in use
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +105,7 @@ class Setup:
 
     def start(self, *more: str) -> Running:
         """Start it."""
-        return Running(self.command(*more), self.folder)
+        return Running(self.command(*more), self.folder, compiled.plain() if self.plain else None)
 
     def run(self, *more: str, tick: Callable[[], object] = lambda: None, limit_s: float = 3600.0) -> Spent:
         """Run it to its end, which has to be a good one."""

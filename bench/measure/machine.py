@@ -8,6 +8,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bench.measure import compiled
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("gevent", "greenlet", "pycares", "uvloop", "dnspython")
 
@@ -22,6 +24,7 @@ def machine() -> dict[str, str | int | float]:
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2),
         "commit": _commit(),
+        "engine": "compiled" if compiled.used() else "plain",
     }
     for name in PACKAGES:
         try:

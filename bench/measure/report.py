@@ -106,7 +106,7 @@ class Report:
         """The table on standard output."""
         host = machine()
         print(f"\n== {self.scenario} ==  {host['cpu']}, {host['cores']} cores, load {host['load']}, Python "
-              f"{host['python']}, gevent {host['gevent']}, {host['commit']}")  # fmt: skip
+              f"{host['python']}, gevent {host['gevent']}, {host['commit']} {host['engine']}")  # fmt: skip
         rows = list(dict.fromkeys(figure.per for figure in self.figures if figure.per))
         if rows:
             self._table(rows)

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from engine.lab.process import LabProcess
@@ -129,7 +130,8 @@ def children(pid: int) -> list[int]:
     found = [pid]
     for each in found:
         for tasks in Path(f"/proc/{each}/task").glob("*/children"):
-            found += [int(text) for text in tasks.read_text().split()]
+            with suppress(OSError):  # it has ended meanwhile
+                found += [int(text) for text in tasks.read_text().split()]
     return found
 
 

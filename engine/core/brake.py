@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from enum import StrEnum
 
 IN_A_ROW = 20  # unbacked refusals in a row over at least MANY_DOMAINS domains of a lane, or TWO_DOMAINS of all lanes
@@ -35,7 +35,7 @@ class Brake:
     __slots__ = ("_recent", "_unclear", "again_s", "ask_at", "asked", "distrusts", "doubt", "everywhere", "words")
 
     def __init__(self, again_s: float = AGAIN_S) -> None:
-        self._recent: list[str] = []  # the newest ONE_DOMAIN domains of the unbacked refusals since an acceptance
+        self._recent: tuple[str, ...] = ()  # the newest ONE_DOMAIN domains of the unbacked refusals since an acceptance
         self._unclear = 0
         self.again_s = again_s
         self.ask_at = 0.0
@@ -52,8 +52,7 @@ class Brake:
 
     def refused(self, domain: str, words: str, now: float) -> bool:
         """An unbacked refusal; True when it trips the brake."""
-        self._recent.append(domain)
-        del self._recent[:-ONE_DOMAIN]
+        self._recent = (*self._recent, domain)[-ONE_DOMAIN:]
         self.words = words
         if self.doubt is not Doubt.NONE or not self._tripped():
             return False
@@ -82,7 +81,7 @@ class Brake:
 
     def release(self) -> None:
         """Count anew: the doubt is answered or has been acted on."""
-        self._recent.clear()
+        self._recent = ()
         self._unclear = 0
         self.doubt = Doubt.NONE
         self.asked = False
@@ -115,10 +114,11 @@ class IdentityBrake:
     In the row stand unbacked refusals, one after the other, without anybody accepted or refused as a recipient between.
     """
 
-    __slots__ = ("_row", "_sites")
+    __slots__ = ("_row", "_sites", "_suspect")
 
     def __init__(self) -> None:
-        self._sites: deque[tuple[str, bool]] = deque(maxlen=SITES)
+        self._sites: OrderedDict[str, bool] = OrderedDict()  # whether its last answer was unbacked; the newest last
+        self._suspect = 0  # how many of these were
         self._row: deque[str] = deque(maxlen=IN_A_ROW)
 
     def answered(self, site: str, domain: str, *, unbacked: bool, heard: bool = True) -> bool:
@@ -126,25 +126,22 @@ class IdentityBrake:
 
         `heard`: if it is no unbacked refusal it shows that we are heard there, as a put-off does not.
         """
-        if unbacked:
-            self._row.append(domain)
-        elif heard:
-            self._row.clear()
-        sites, answer = self._sites, (site, unbacked)
-        if not sites or sites[-1] != answer:  # else it says the same once more
-            for known in sites:
-                if known[0] == site:
-                    sites.remove(known)
-                    break
-            sites.append(answer)
+        self._suspect += unbacked - self._sites.pop(site, False)
+        self._sites[site] = unbacked
+        if len(self._sites) > SITES:
+            self._suspect -= self._sites.popitem(last=False)[1]
         if not unbacked:
+            if heard:
+                self._row.clear()
             return False
+        self._row.append(domain)
         in_a_row = len(self._row) == IN_A_ROW and len(set(self._row)) >= TWO_DOMAINS
-        if not in_a_row and sum([refused for _, refused in sites]) < SUSPECT_SITES:
+        if not in_a_row and self._suspect < SUSPECT_SITES:
             return False
         self._sites.clear()
+        self._suspect = 0
         self._row.clear()
         return True
 
     def __repr__(self) -> str:
-        return f"<IdentityBrake {sum(refused for _, refused in self._sites)} of {len(self._sites)} sites unbacked>"
+        return f"<IdentityBrake {self._suspect} of {len(self._sites)} sites unbacked>"

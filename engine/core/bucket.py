@@ -53,18 +53,17 @@ class TokenBucket:
         """Take `tokens` together, or spend nothing and say False. `now` may lie ahead: a reservation."""
         if now < self._due + tokens * self._interval_s - self._burst_s:
             return False
-        self._due = max(self._due, now) + tokens * self._interval_s
-        self._latest = max(self._latest, now)
+        self._due = (self._due if self._due > now else now) + tokens * self._interval_s
+        self._latest = now if now > self._latest else self._latest
         return True
 
     def set_rate(self, rate_per_s: float, now: float, burst: int | None = None) -> None:
         """Another rate, and perhaps another burst, from `now` on. What was taken stays taken: the bucket's level is
         the same before and after, counted in tokens, and what was reserved keeps its place."""
         burst = round(self._burst_s / self._interval_s) if burst is None else burst
-        before_s, since = self._interval_s, max(now, self._latest)
+        before_s = self._interval_s
         self._interval_s, self._burst_s = _shape(rate_per_s, burst)
-        if self._due > since:
-            self._due = since + (self._due - since) * self._interval_s / before_s
+        self._due = self._level(self._due, max(now, self._latest), before_s)
 
     def owed(self, now: float) -> float:
         """How many tokens are missing until it is full: all that a restart has to know, whatever its rate is then."""
@@ -76,52 +75,65 @@ class TokenBucket:
         if owed_s > 0:
             self._due = max(self._due, now + owed_s)
 
+    def _level(self, due: float, since: float, before_s: float) -> float:
+        """When it is full again at this rate, if at that of the interval `before_s` it had been at `due`."""
+        return since + (due - since) * self._interval_s / before_s if due > since else due
+
     def __repr__(self) -> str:
         return f"<TokenBucket {1 / self._interval_s:g}/s burst {round(self._burst_s / self._interval_s)}>"
 
 
-class Gate:
+class Gate(TokenBucket):
     """A rate that is kept twice: when something is granted, and when it leaves, which what lies between may put off.
 
-    A greeting that comes late would let what was granted a second apart leave together. So it is granted by one bucket
-    (`granted`), and passes another of the same rate on its way out (`leaves_at`, `leave`).
+    A greeting that comes late would let what was granted a second apart leave together. So it is granted by this
+    bucket, and passes another of the same rate on its way out (`leaves_at`, `leave`).
     """
 
-    __slots__ = ("_left", "granted")
+    __slots__ = ("_left_due", "_left_latest")
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
-        self.granted = TokenBucket(rate_per_s, burst)
-        self._left = TokenBucket(rate_per_s, burst)
+        super().__init__(rate_per_s, burst)
+        self._left_due = NEVER
+        self._left_latest = NEVER
 
     def leaves_at(self, now: float, tokens: int = 1) -> float:
         """The moment from which `tokens` that were granted may leave together; `now` when at once."""
-        return self._left.ready_at(now, tokens)
+        due = self._left_due + tokens * self._interval_s - self._burst_s
+        return due if due > now else now
 
     def leave(self, now: float, tokens: int = 1) -> bool:
         """They leave at this moment; False, and nothing is counted, before `leaves_at`."""
-        return self._left.take(now, tokens)
+        if now < self._left_due + tokens * self._interval_s - self._burst_s:
+            return False
+        self._left_due = (self._left_due if self._left_due > now else now) + tokens * self._interval_s
+        self._left_latest = now if now > self._left_latest else self._left_latest
+        return True
 
     @property
     def full_at(self) -> float:
         """From when on it is as good as new."""
-        return max(self.granted.full_at, self._left.full_at)
+        return self._due if self._due > self._left_due else self._left_due
 
     def set_rate(self, rate_per_s: float, now: float, burst: int | None = None) -> None:
-        """As of a bucket."""
-        self.granted.set_rate(rate_per_s, now, burst)
-        self._left.set_rate(rate_per_s, now, burst)
+        """As of a bucket, both times."""
+        before_s = self._interval_s
+        super().set_rate(rate_per_s, now, burst)
+        self._left_due = self._level(self._left_due, max(now, self._left_latest), before_s)
 
     def owed(self, now: float) -> float:
-        """As of a bucket, whichever owes more."""
-        return max(self.granted.owed(now), self._left.owed(now))
+        """As of a bucket, of whichever owes more."""
+        return max(0.0, self.full_at - now) / self._interval_s
 
     def owe(self, tokens: float, now: float, away_s: float = 0.0) -> None:
-        """As of a bucket."""
-        self.granted.owe(tokens, now, away_s)
-        self._left.owe(tokens, now, away_s)
+        """As of a bucket, both times."""
+        super().owe(tokens, now, away_s)
+        owed_s = min(LONGEST_S, tokens * self._interval_s - away_s)
+        if owed_s > 0:
+            self._left_due = max(self._left_due, now + owed_s)
 
     def __repr__(self) -> str:
-        return f"<Gate {self.granted!r}>"
+        return f"<Gate of {super().__repr__()}>"
 
 
 class Spending:
@@ -196,11 +208,14 @@ class SlidingCount:
         """Spend `tokens` all together; the caller has seen that there is room. `now` may lie a little ahead."""
         entry = Spending(now, tokens)
         entries = self._entries
-        position = len(entries)
+        self._total += tokens
+        if not entries or entries[-1].at <= now:
+            entries.append(entry)
+            return entry
+        position = len(entries) - 1
         while position and entries[position - 1].at > now:  # restored or reserved entries may lie ahead
             position -= 1
         entries.insert(position, entry)
-        self._total += tokens
         return entry
 
     def give_back(self, spending: Spending, tokens: int) -> None:

@@ -24,10 +24,10 @@ from engine.core.pace import CUTS_PACE, Pace, RefusalBudget, Warmth
 from engine.core.policy import Policy, Sessions
 from engine.core.reasons import Fault, Reach, Reason
 
+Entry = tuple[float, int, Any]  # in the schedule's heap: a moment, a number, and the lane or cap that it is for
+
 _SERVERS_STATE = frozenset({"server_busy", "server_storage", "smtp_tempfail"})
 _BUSY = frozenset({"server_busy", "server_storage"})
-
-_NOBODY: dict[str, int] = {}  # shared by all lines in which nobody ever waited
 
 
 class Line:
@@ -36,20 +36,18 @@ class Line:
     __slots__ = ("_heap", "_tickets")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, str]] | None = None  # made when somebody waits: most lines never form
-        self._tickets: dict[str, int] = _NOBODY
+        self._heap: list[tuple[int, str]] = []
+        self._tickets: dict[str, int] = {}
 
     def join(self, key: str, ticket: int) -> None:
         """Wait here; nothing changes for who waits here already with this ticket."""
-        if self._heap is None:
-            self._heap, self._tickets = [], {}
         if self._tickets.get(key) != ticket:
             self._tickets[key] = ticket
             heapq.heappush(self._heap, (ticket, key))
 
     def leave(self, key: str) -> bool:
         """Wait here no more; False when it did not."""
-        return bool(self._tickets) and self._tickets.pop(key, None) is not None
+        return self._tickets.pop(key, None) is not None
 
     def serves(self, key: str, ticket: int) -> bool:
         """Whether it would be this one's turn, if it waited here."""
@@ -59,7 +57,8 @@ class Line:
     @property
     def first(self) -> str:
         """Whose turn it is; empty when nobody waits."""
-        if not self._tickets or self._heap is None:
+        if not self._tickets:
+            self._heap.clear()
             return ""
         while True:
             ticket, key = self._heap[0]
@@ -91,7 +90,8 @@ class Charge:
     def release(self, refused: int, asked: int) -> int:
         """Give back what was not used: a budget keeps what was refused, a day's count what was asked."""
         back = self.spending.tokens - (refused if isinstance(self.window, RefusalBudget) else asked)
-        self.window.give_back(self.spending, back)
+        if back:
+            self.window.give_back(self.spending, back)
         return back
 
 
@@ -99,18 +99,21 @@ class Cap:
     """Limits that hold for everybody below it; what is None is not limited here.
 
     `sessions` spaces session starts, `starts` counts them in a window, `concurrency` is how many may be open at once;
-    `recipients` spaces RCPTs, at the rate of `pace`; `windows` are budgets whose spendings outlive the process.
+    `recipients` spaces RCPTs, at the rate of `pace`; `budget` and `warmth` are windows whose spendings outlive the
+    process.
     """
 
     __slots__ = (
-        "_tempfails", "above", "breaker", "budget", "concurrency", "key", "line", "most", "open_sessions", "pace",
-        "policy", "recipients", "sessions", "starts", "unsaved", "windows",
+        "_tempfails", "above", "breaker", "budget", "concurrency", "entry", "key", "line", "most", "open_sessions",
+        "pace", "policy", "recipients", "sessions", "starts", "unsaved", "users", "warmth",
     )  # fmt: skip
 
     def __init__(self, key: str, above: Cap | None = None) -> None:
         self.key = key
         self.above = above
-        self.line = Line()
+        self.line: Line | None = None  # made when somebody waits: most never form
+        self.entry: Entry | None = None  # the schedule's: its valid place in the heap
+        self.users = 0  # lanes and visits that are under it, as far as somebody counts them
         self.open_sessions = 0
         self.concurrency = sys.maxsize
         self.most = sys.maxsize  # sessions at once that it was told to be enough
@@ -120,10 +123,10 @@ class Cap:
         self.recipients: Gate | None = None
         self.pace: Pace | None = None
         self.budget: RefusalBudget | None = None
-        self.windows: Mapping[str, RefusalBudget | Warmth] = {}
+        self.warmth: Warmth | None = None
         self.breaker: Breaker | None = None
         self.unsaved = False  # something changed that the next run has to know
-        self._tempfails: list[tuple[float, bool]] = []  # (when, bad) of replies in the breaker's window
+        self._tempfails: list[tuple[float, bool]] | None = None  # (when, bad) of replies in the breaker's window
 
     @property
     def stops(self) -> bool:
@@ -137,14 +140,26 @@ class Cap:
         return (self, *self.above.chain) if self.above is not None else (self,)
 
     @property
+    def windows(self) -> dict[str, RefusalBudget | Warmth]:
+        """Its windows by their names in the identity state."""
+        found: dict[str, RefusalBudget | Warmth] = {}
+        if self.budget is not None:
+            found[self.key] = self.budget
+        if self.warmth is not None:
+            found["warmup"] = self.warmth
+        return found
+
+    @property
     def full_at(self) -> float:
         """From when on a new one in its place is as good, while nobody uses it: its windows outlive it elsewhere."""
-        full = [bucket.full_at for bucket in (self.sessions, self.recipients) if bucket is not None]
-        if self.starts is not None:
-            full.append(self.starts.empty_at)
+        full = self.sessions.full_at if self.sessions is not None else NEVER
+        if self.recipients is not None and (at := self.recipients.full_at) > full:
+            full = at
+        if self.starts is not None and (at := self.starts.empty_at) > full:
+            full = at
         if self.breaker is not None and self.breaker.state is not BreakerState.CLOSED:
-            full.append(self.breaker.until)
-        return max(full, default=NEVER)
+            full = max(full, self.breaker.until)
+        return full
 
     # --- deciding ---------------------------------------------------------------------------------------------
 
@@ -152,16 +167,17 @@ class Cap:
         """When it grants a session that begins with `size` recipients; None while only a session's end can tell."""
         if self.open_sessions >= self.concurrency:
             return None
-        due = self.asks_at(now, size) if size else now
-        breaker = self.breaker
+        due, breaker = now, self.breaker
         if breaker is not None and breaker.state is not BreakerState.CLOSED:
             if breaker.state is BreakerState.HALF_OPEN:
                 return None
             due = max(due, breaker.until)
-        if self.sessions is not None:
-            due = max(due, self.sessions.granted.ready_at(now))
-        if self.starts is not None:
-            due = max(due, self.starts.room_at(now))
+        if self.sessions is not None and (at := self.sessions.ready_at(now)) > due:
+            due = at
+        if self.starts is not None and (at := self.starts.room_at(now)) > due:
+            due = at
+        if size and (at := self.asks_at(now, size)) > due:
+            due = at
         return due
 
     def asks_at(self, now: float, size: int) -> float:
@@ -170,10 +186,11 @@ class Cap:
         if self.pace is not None and self.recipients is not None:
             if not self.pace.settled:
                 self.pace.recover(now)
-            due = self.recipients.granted.ready_at(now, size)
-        for window in self.windows.values():
-            room_at = window.room_at(now)
-            due = max(due, room_at)
+            due = self.recipients.ready_at(now, size)
+        if self.budget is not None and (at := self.budget.room_at(now)) > due:
+            due = at
+        if self.warmth is not None and (at := self.warmth.room_at(now)) > due:
+            due = at
         return due
 
     def moments(self, now: float, size: int) -> dict[str, float]:
@@ -182,14 +199,13 @@ class Cap:
         if self.budget is not None:
             found["refusals.rate" if self.pace is not None else "limits.refusals"] = self.budget.room_at(now)
         if self.recipients is not None:
-            found["recipients.rate"] = self.recipients.granted.ready_at(now, size)
+            found["recipients.rate"] = self.recipients.ready_at(now, size)
         if self.sessions is not None:
-            found["sessions.rate"] = self.sessions.granted.ready_at(now)
+            found["sessions.rate"] = self.sessions.ready_at(now)
         if self.starts is not None:
             found["limits.sessions"] = self.starts.room_at(now)
-        for window in self.windows.values():
-            if isinstance(window, Warmth):
-                found["warmup"] = window.room_at(now)
+        if self.warmth is not None:
+            found["warmup"] = self.warmth.room_at(now)
         return found
 
     def closed_by(self) -> str:
@@ -200,10 +216,8 @@ class Cap:
 
     def room(self, now: float) -> int:
         """How many recipients its windows hold room for."""
-        least = sys.maxsize
-        for window in self.windows.values():
-            least = min(least, window.room(now))
-        return least
+        room = self.budget.room(now) if self.budget is not None else sys.maxsize
+        return room if self.warmth is None else min(room, self.warmth.room(now))
 
     # --- charging ---------------------------------------------------------------------------------------------
 
@@ -211,7 +225,7 @@ class Cap:
         """Charge a session that starts; says which breaker it is the half-open session of."""
         self.open_sessions += 1
         if self.sessions is not None:
-            self.sessions.granted.take(now)
+            self.sessions.take(now)
         if self.starts is not None:
             self.starts.spend(now, 1)
         if self.breaker is None or self.breaker.state is BreakerState.CLOSED:
@@ -222,8 +236,13 @@ class Cap:
     def charge(self, at: float, tokens: int) -> list[Charge]:
         """Charge the recipients of a transaction that is asked at `at`."""
         if self.recipients is not None:
-            self.recipients.granted.take(at, tokens)
-        return [Charge(key, window, window.spend(at, tokens)) for key, window in self.windows.items()]
+            self.recipients.take(at, tokens)
+        charges = []
+        if self.budget is not None:
+            charges.append(Charge(self.key, self.budget, self.budget.spend(at, tokens)))
+        if self.warmth is not None:
+            charges.append(Charge("warmup", self.warmth, self.warmth.spend(at, tokens)))
+        return charges
 
     def observe(
         self,
@@ -281,15 +300,17 @@ class Cap:
 
     def memory(self, now: float) -> dict[str, Any]:
         """What the next run has to know, as plain data; nothing for a cap like a new one. Spendings apart."""
-        kept = {
-            "breaker": self.breaker.memory(now) if self.breaker else {},
-            "pace": self.pace.memory(now) if self.pace else {},
-            "refusals": self.budget.memory(now) if self.budget else {},
-            "starts": self.starts.memory(now) if self.starts else {},
-            "begun": self.starts.recent(now) if self.starts else [],
-            "tokens": {name: owed for name, bucket in self._buckets() if (owed := bucket.owed(now)) > 0},
-        }
-        return {name: value for name, value in kept.items() if value}
+        learners = (("breaker", self.breaker), ("pace", self.pace), ("refusals", self.budget), ("starts", self.starts))
+        kept: dict[str, Any] = {}
+        for name, learner in learners:
+            if learner is not None and (learnt := learner.memory(now)):
+                kept[name] = learnt
+        if self.starts is not None and (begun := self.starts.recent(now)):
+            kept["begun"] = begun
+        for name, bucket in (("sessions", self.sessions), ("recipients", self.recipients)):
+            if bucket is not None and (owed := bucket.owed(now)) > 0:
+                kept.setdefault("tokens", {})[name] = owed
+        return kept
 
     def recall(self, kept: Mapping[str, Any], now: float, away_s: float) -> None:
         """Go on where `memory` stood, `away_s` seconds later."""
@@ -302,14 +323,11 @@ class Cap:
             for ago_s, tokens in kept.get("begun", ()):
                 self.starts.remember(now - away_s - ago_s, tokens)
         owed = kept.get("tokens", {})
-        for name, bucket in self._buckets():
-            bucket.owe(owed.get(name, 0.0), now, away_s)
+        for name, bucket in (("sessions", self.sessions), ("recipients", self.recipients)):
+            if bucket is not None:
+                bucket.owe(owed.get(name, 0.0), now, away_s)
 
     # --- inside -----------------------------------------------------------------------------------------------
-
-    def _buckets(self) -> list[tuple[str, Gate]]:
-        both = (("sessions", self.sessions), ("recipients", self.recipients))
-        return [(name, bucket) for name, bucket in both if bucket is not None]
 
     def _weigh(self, reason: Reason, now: float, jitter: float, *, first: bool) -> None:
         """The tempfail ratio: connection failures and tempfails of the server open the breaker, others are neutral."""
@@ -321,6 +339,8 @@ class Cap:
         if reason.code == "smtp_tempfail" and first:
             return
         limits, window = self.policy.breaker, self._tempfails
+        if window is None:
+            window = self._tempfails = []
         window.append((now, bad))
         if window[0][0] <= now - limits.window_s:
             self._tempfails = window = [entry for entry in window if entry[0] > now - limits.window_s]
@@ -331,7 +351,7 @@ class Cap:
             self.breaker.open(now, reason.code, jitter)
 
     def __repr__(self) -> str:
-        return f"<Cap {self.key} {self.open_sessions} open, {len(self.line)} wait>"
+        return f"<Cap {self.key} {self.open_sessions} open, {self.line or 'nobody waits'}>"
 
 
 def let_out(caps: Sequence[Cap], now: float, recipients: int = 0) -> float:
@@ -339,9 +359,13 @@ def let_out(caps: Sequence[Cap], now: float, recipients: int = 0) -> float:
 
     Else the moment at which to ask again, and nothing is counted.
     """
-    gates = [gate for cap in caps if (gate := cap.recipients if recipients else cap.sessions) is not None]
-    tokens = recipients or 1
-    due = max((gate.leaves_at(now, tokens) for gate in gates), default=now)
+    tokens, due, gates = recipients or 1, now, []
+    for cap in caps:
+        gate = cap.recipients if recipients else cap.sessions
+        if gate is not None:
+            gates.append(gate)
+            if (at := gate.leaves_at(now, tokens)) > due:
+                due = at
     if due > now:
         return due
     for gate in gates:
@@ -361,7 +385,6 @@ def site_cap(key: str, policy: Policy, above: Cap | None = None) -> Cap:
     cap.recipients = Gate(policy.recipients.rate.start.per_s, policy.recipients.per_transaction)
     cap.pace = Pace(policy.recipients.rate, policy.pace, cap.recipients)
     cap.budget = RefusalBudget(policy.refusals.rate)
-    cap.windows = {key: cap.budget}
     cap.breaker = Breaker(policy.breaker.open_s, policy.breaker.max_open_s)
     return cap
 
@@ -379,16 +402,14 @@ def identity_cap(identity: Identity, began_at: float = 0.0) -> Cap | None:
     `began_at` is the moment (monotonic seconds, it may be negative) at which the first day of its warm-up began.
     """
     limits, warmup = identity.limits, identity.warmup
-    windows: dict[str, RefusalBudget | Warmth] = {}
     cap = Cap("identity")
     if limits.sessions is not None:
         cap.starts = RefusalBudget(limits.sessions)
     if limits.refusals is not None:
-        windows[cap.key] = cap.budget = RefusalBudget(limits.refusals)
+        cap.budget = RefusalBudget(limits.refusals)
     if warmup is not None:
-        windows["warmup"] = Warmth(warmup.per_day, began_at)
-    cap.windows = windows
-    return cap if cap.starts is not None or windows else None
+        cap.warmth = Warmth(warmup.per_day, began_at)
+    return cap if cap.starts or cap.budget or cap.warmth else None
 
 
 def _sessions(cap: Cap, policy: Policy, sessions: Sessions) -> None:

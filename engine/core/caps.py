@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
@@ -44,7 +43,6 @@ class Caps:
         self._v6 = identity is None or bool(identity.public_v6)
         self._claimed: dict[str, Policy | None] = {}
         self._caps: dict[str, Cap] = {}
-        self._users: Counter[str] = Counter()
         self._unused: list[tuple[float, str]] = []  # when each may be forgotten
 
     def __len__(self) -> int:
@@ -127,23 +125,23 @@ class Caps:
     def let_go(self, caps: Sequence[Cap], now: float) -> None:
         """Caps that a lane or a visit needs no more; `gone` has those that leave memory."""
         for cap in caps:
-            if cap is self.identity:
-                continue
-            self._users[cap.key] -= 1
-            if not self._users[cap.key]:
-                heapq.heappush(self._unused, (cap.full_at, cap.key))
+            cap.users -= 1
+            if not cap.users and cap is not self.identity:
+                self._forget(cap, now)
         while self._unused and self._unused[0][0] <= now:
-            _, key = heapq.heappop(self._unused)
-            known = self._caps.get(key)
-            if known is None or self._users[key]:
-                continue
-            if known.full_at > now:  # other limits came since, or its breaker opened again
-                heapq.heappush(self._unused, (known.full_at, key))
-                continue
-            self.gone.append(self._caps.pop(key))
-            del self._users[key]
+            known = self._caps.get(heapq.heappop(self._unused)[1])
+            if known is not None and not known.users:
+                self._forget(known, now)
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _forget(self, cap: Cap, now: float) -> None:
+        """Nobody uses a cap: it goes, or is looked at again when a new one would be as good."""
+        full_at = cap.full_at
+        if full_at > now:
+            heapq.heappush(self._unused, (full_at, cap.key))
+        elif self._caps.pop(cap.key, None) is not None:
+            self.gone.append(cap)
 
     def _first(self, hosts: Hosts) -> tuple[str, str] | None:
         """Where a visit begins: the first host and address that this identity can dial."""
@@ -153,10 +151,14 @@ class Caps:
                     return host, ip
         return None
 
-    def _beside(self, policy: Policy, hosts: Hosts) -> list[Policy]:
+    def _beside(self, policy: Policy, hosts: Hosts) -> Sequence[Policy]:
         """Other policies that claim hosts of a lane."""
-        claimed = [self._claiming(name) for name, _ in hosts[:MAX_HOSTS]]
-        return [other for other in claimed if other is not None and other.name != policy.name]
+        others: tuple[Policy, ...] = ()
+        for name, _ in hosts[:MAX_HOSTS]:
+            claimed = self._claiming(name)
+            if claimed is not None and claimed.name != policy.name:
+                others += (claimed,)
+        return others
 
     def _dialled(self, policy: Policy, host: str, ip: str) -> Cap | None:
         """The innermost cap over a host that is dialled, beside a lane's own."""
@@ -196,8 +198,7 @@ class Caps:
 
     def _use(self, caps: Sequence[Cap]) -> None:
         for cap in caps:
-            if cap is not self.identity:
-                self._users[cap.key] += 1
+            cap.users += 1
 
 
 def neighbour(ip: str) -> str:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DAY_S = 86_400.0
 MAX_DURATION_S = 365 * DAY_S  # a longer wait is a slip of the pen
@@ -28,11 +28,10 @@ class Rate:
 
     count: int
     period_s: float
+    per_s: float = field(init=False, repr=False, compare=False)  # in the mean
 
-    @property
-    def per_s(self) -> float:
-        """Events a second, in the mean."""
-        return self.count / self.period_s
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "per_s", self.count / self.period_s)
 
 
 @dataclass(frozen=True, slots=True)

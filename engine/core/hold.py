@@ -15,29 +15,23 @@ from engine.core.identity import Status
 class Hold:
     """`since` is when the identity was first held in one piece, `until` when the order's time is over (monotonic)."""
 
-    __slots__ = ("since", "status", "until", "why")
+    __slots__ = ("since", "starts", "status", "stops", "until", "why")
 
     def __init__(self) -> None:
         self.status = Status.ENABLED
+        self.starts = True  # a session may start
+        self.stops = False  # an open session may ask nothing more
         self.why = ""
         self.since = 0.0
         self.until: float | None = None
-
-    @property
-    def starts(self) -> bool:
-        """Whether a session may start."""
-        return self.status is Status.ENABLED
-
-    @property
-    def stops(self) -> bool:
-        """Whether an open session may ask nothing more."""
-        return self.status in (Status.DISABLED, Status.QUARANTINED)
 
     def put(self, status: Status, now: float, *, why: str = "", until: float | None = None) -> None:
         """An order came, or was lifted (`enabled`)."""
         if self.starts:
             self.since = now
         self.status, self.why, self.until = status, why, until
+        self.starts = status is Status.ENABLED
+        self.stops = status in (Status.DISABLED, Status.QUARANTINED)
 
     def ending(self, give_up_s: float, *, busy: bool) -> float | None:
         """When what waits ends; None while nothing holds it, or sessions of a drained identity are open (`busy`)."""

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,7 +47,7 @@ class Organisation:
         return self.domain == other.domain or self.network == other.network
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def organisation(host: str, ip: str) -> Organisation:
     """The last two labels of a mail host's name, and its /24 (IPv6: /48)."""
     network = str(ip_network(f"{ip}/48", strict=False)) if ":" in ip else f"{ip.rpartition('.')[0]}.0/24"
@@ -77,7 +77,7 @@ class IdentityBreaker:
         self.last: OrderedDict[str, str] = (
             OrderedDict()
         )  # site -> its lane, of those that answered last; the newest last
-        self._answers: deque[_Answer] = deque(maxlen=OF_LAST)
+        self._answers: OrderedDict[str, _Answer] = OrderedDict()  # by site, the newest last
         self._timeouts = 0
         self._silent: set[str] = set()
         self._closed_at = NEVER
@@ -94,14 +94,11 @@ class IdentityBreaker:
 
         `named` is the block list that its reply names. True when this opened the breaker.
         """
-        newest = self._answers[-1] if self._answers else None
-        if newest is not None and newest.site == site and not cause and not newest.refused:
+        known = self._answers.get(site)
+        if known is not None and not cause and not known.refused:
+            self._answers.move_to_end(site)
             return False
-        for known in self._answers:
-            if known.site == site:
-                self._answers.remove(known)
-                break
-        self._answers.append(_Answer(site, who, bool(cause), operator(named) if cause and named else ""))
+        self._note(_Answer(site, who, bool(cause), operator(named) if cause and named else ""))
         if not cause or self.stops or not self._convinced():
             return False
         self._answers.clear()
@@ -152,10 +149,10 @@ class IdentityBreaker:
     def memory(self, now: float) -> dict[str, Any]:
         """What the next run has to know; nothing while nobody refuses."""
         kept: dict[str, Any] = {}
-        if any(answer.refused for answer in self._answers):
+        answers = self._answers.values()
+        if any(answer.refused for answer in answers):
             kept["answers"] = [
-                [answer.site, answer.who.domain, answer.who.network, answer.refused, answer.named]
-                for answer in self._answers
+                [answer.site, answer.who.domain, answer.who.network, answer.refused, answer.named] for answer in answers
             ]
         if self.stops:
             kept["breaker"] = self.breaker.memory(now)
@@ -165,7 +162,7 @@ class IdentityBreaker:
     def recall(self, kept: Mapping[str, Any], now: float, away_s: float) -> None:
         """Go on where `memory` stood, `away_s` seconds later."""
         for site, domain, network, refused, named in kept.get("answers", ()):
-            self._answers.append(_Answer(site, Organisation(domain, network), refused, named))
+            self._note(_Answer(site, Organisation(domain, network), refused, named))
         self.breaker.recall(kept.get("breaker", {}), now, away_s)
         self.last.update((site, lane) for site, lane in kept.get("last", ()))
 
@@ -174,23 +171,29 @@ class IdentityBreaker:
             self.breaker.forget()
         return self.breaker.open(now, cause, jitter)
 
+    def _note(self, answer: _Answer) -> None:
+        self._answers[answer.site] = answer
+        self._answers.move_to_end(answer.site)
+        if len(self._answers) > OF_LAST:
+            self._answers.popitem(last=False)
+
     def _hope(self) -> None:
         self._timeouts = 0
         self._silent.clear()
 
     def _convinced(self) -> bool:
         row: list[_Answer] = []
-        for answer in reversed(self._answers):
+        for answer in reversed(self._answers.values()):
             if not answer.refused:
                 break
             row.append(answer)
-        refusing = [answer for answer in self._answers if answer.refused]
+        refusing = [answer for answer in self._answers.values() if answer.refused]
         newest = refusing[-1].named
         alike = [answer for answer in refusing if answer.named == newest] if newest else []
         return _different(row) >= IN_A_ROW or _different(refusing) >= IN_ALL or _different(alike) >= SAME_LIST
 
     def __repr__(self) -> str:
-        refusing = sum(answer.refused for answer in self._answers)
+        refusing = sum(answer.refused for answer in self._answers.values())
         return f"<IdentityBreaker {self.breaker.state}, {refusing} of {len(self._answers)} sites refuse>"
 
 

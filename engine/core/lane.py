@@ -18,7 +18,7 @@ from typing import Any
 from engine.core.brake import Brake, Doubt
 from engine.core.breaker import Breaker, BreakerState
 from engine.core.bucket import NEVER
-from engine.core.cap import Cap, Charge, answers, site_cap
+from engine.core.cap import Cap, Charge, Entry, answers, site_cap
 from engine.core.domain_refusals import DomainRefusals
 from engine.core.policy import Policy
 from engine.core.queue import Domain, Item, Queue
@@ -73,9 +73,9 @@ class Lane:
     """
 
     __slots__ = (
-        "_beside", "_greeted", "_positive_at", "_refusals", "_taught", "brake", "breaker", "budget", "caps", "key",
-        "open_sessions", "own", "pace", "per_session", "per_transaction", "policy", "queue", "refusals_per_session",
-        "unsaved",
+        "_beside", "_greeted", "_positive_at", "_refusals", "_taught", "brake", "breaker", "budget", "caps", "entry",
+        "kept_by", "key", "open_sessions", "own", "pace", "per_session", "per_transaction", "policy", "queue",
+        "refusals_per_session", "ticket", "unsaved",
     )  # fmt: skip
 
     def __init__(self, key: str, policy: Policy, own: Cap | None = None, beside: Sequence[Policy] = ()) -> None:
@@ -93,15 +93,18 @@ class Lane:
         self.unsaved = False  # something changed that the next run has to know
         self._beside = beside  # policies of other hosts that its visits may dial
         self._taught = (sys.maxsize, sys.maxsize)  # recipients a transaction and a session, as far as its sites told
-        self.learn()
-        self._greeted: list[tuple[Cap, ...]] = []  # what connections that ask nothing are charged to
+        self._limit()
+        self._greeted: tuple[tuple[Cap, ...], ...] = ()  # what connections that ask nothing are charged to
         self._positive_at = NEVER  # when the allowance pays for another doubt
-        self._refusals = DomainRefusals()
+        self._refusals: DomainRefusals | None = None  # from the first one on: what came before proves nothing
+        self.entry: Entry | None = None  # the schedule's: its valid place in the heap,
+        self.ticket: int | None = None  # its place in every line, while it wants to start,
+        self.kept_by: Cap | None = None  # and which cap lacks something for it
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight."""
-        return self.queue.empty and not self.open_sessions and self.brake.doubt is not Doubt.ASKING
+        return not self.open_sessions and self.queue.empty and self.brake.doubt is not Doubt.ASKING
 
     # --- deciding ---------------------------------------------------------------------------------------------
 
@@ -110,9 +113,9 @@ class Lane:
 
         The moment may lie behind `now`.
         """
-        self.queue.wake(now)
         if self.brake.doubt is Doubt.NONE:
-            return now if self.queue.next() is not None else self.queue.next_at
+            return self.queue.due(now)
+        self.queue.wake(now)
         if self.brake.doubt is not Doubt.ASKING or self.open_sessions:
             return None
         return self.brake.ask_at if self.brake.asked else max(self.brake.ask_at, self._positive_at)
@@ -167,7 +170,7 @@ class Lane:
 
     def begin(self, now: float, size: int, *, trial: bool = False) -> Visit | None:
         """`start` with a first transaction of `first_size` recipients, which every cap has granted for this moment."""
-        if self.urgent:
+        if self.brake.doubt is Doubt.ASKING:
             return self._start_positive(now, trial=trial)
         domain = self.queue.next()
         if domain is None:
@@ -218,13 +221,13 @@ class Lane:
         `start_at` of the batch may lie up to PATIENCE_S ahead.
         """
         self.queue.wake(now)
+        domain = self.queue.next(visit.site)
+        if domain is None or domain.hold is not None:
+            return None
         left = self.refusals_per_session - visit.refusals
         stopped = visit.half_open or self.brake.doubt is not Doubt.NONE or any(cap.stops for cap in visit.caps)
         spent = visit.recipients >= self.per_session or left < 1 or visit.transactions >= MAX_TRANSACTIONS
-        if stopped or spent or now > self.ages_at(visit):
-            return None
-        domain = self.queue.next(visit.site)
-        if domain is None or domain.hold is not None or not self._room(visit.caps, now):
+        if stopped or spent or now > self.ages_at(visit) or not self._room(visit.caps, now):
             return None
         if not domain.settled and left < 2 and domain.control_due is None:
             return None  # one token is kept back for the control
@@ -244,8 +247,7 @@ class Lane:
         at = max(cap.asks_at(now, 1) for cap in visit.caps)
         if at > now + PATIENCE_S:
             return None
-        self.queue.want_control(domain, now, now)
-        batch = self._batch(domain, at, 1, visit.caps)
+        batch = self._batch(domain, at, 1, visit.caps, control=True)
         self._count(visit, batch)
         return batch
 
@@ -274,12 +276,16 @@ class Lane:
         delay `delay_s` that the reply names, at least. `caps` are the visit's, if not the lane's own.
         """
         at_least_s = delay_s or 0.0
-        source = reach is Reach.SOURCE or (reach is Reach.DOMAIN and self._refusals.refused(domain.name))
+        source = reach is Reach.SOURCE
+        if reach is Reach.DOMAIN:
+            self._refusals = self._refusals or DomainRefusals()
+            source = self._refusals.refused(domain.name)
+        elif reach is Reach.NONE and self._refusals is not None and answers(reason):
+            self._refusals.answered(domain.name)
         for cap in caps or self.caps:
             cap.observe(reason, reach, now, jitter, source=source, first=first, at_least_s=at_least_s)
-        self._hold(domain, reason, reach, now, jitter, at_least_s)
-        if reach is Reach.NONE and answers(reason):
-            self._refusals.answered(domain.name)
+        if reach is Reach.DOMAIN or domain.hold is not None:
+            self._hold(domain, reason, reach, now, jitter, at_least_s)
         return source
 
     def settle(
@@ -312,14 +318,15 @@ class Lane:
             cap.open_sessions -= 1
         for breaker, turn in visit.trials.items():
             breaker.release(now, turn)
+        doubted = self.brake.domains
         for name in visit.touched:
             domain = self.queue.domains.get(name)
             if domain is None:
                 continue
             if visit.half_open and domain.hold is not None:
                 domain.hold.release(now)
-            self.queue.offer(domain, now)
-            if name not in self.brake.domains:
+                self.queue.offer(domain, now)
+            if name not in doubted:
                 self.queue.forget(domain)
 
     def learn(
@@ -334,15 +341,12 @@ class Lane:
         if per_session is not None:
             session = max(2, min(session, per_session))
         self._taught = transaction, session
-        policies = (self.policy, *self._beside)
-        self.per_transaction = min(transaction, *(policy.recipients.per_transaction for policy in policies))
-        self.per_session = min(session, *(policy.recipients.per_session for policy in policies))
-        self.refusals_per_session = min(policy.refusals.per_session for policy in policies)
+        self._limit()
 
     def adopt(self, policy: Policy, beside: Sequence[Policy] = ()) -> None:
         """Another policy from now on, and others beside it; its caps adopt theirs on their own."""
         self.policy, self._beside = policy, beside
-        self.learn()
+        self._limit()
         for domain in self.queue.held():
             if domain.hold is not None:
                 domain.hold.adopt(policy.breaker.open_s, policy.breaker.max_open_s)
@@ -355,19 +359,23 @@ class Lane:
         if max(granted) > now:
             return max(granted)
         self._open(now)
-        self._greeted.append(self.caps)
+        self._greeted += (self.caps,)
         return 0.0
 
     def part(self) -> None:
         """The connection that asked nothing is over."""
         self.open_sessions -= 1
-        for cap in self._greeted.pop(0):  # a reload may have hung the lane under others meanwhile
+        caps, *others = self._greeted  # a reload may have hung the lane under others meanwhile
+        self._greeted = tuple(others)
+        for cap in caps:
             cap.open_sessions -= 1
 
     # --- remembering ------------------------------------------------------------------------------------------
 
     def memory(self, now: float) -> dict[str, Any]:
         """The domains that it holds, as plain data; nothing where it holds none."""
+        if not self.queue.holds:
+            return {}
         holds = {domain.name: domain.hold.memory(now) for domain in self.queue.held() if domain.hold is not None}
         holds = {name: hold for name, hold in (holds | self.queue.holds_to_come(now)).items() if hold}
         return {"holds": holds} if holds else {}
@@ -381,6 +389,18 @@ class Lane:
             self.queue.recall_hold(name, breaker)
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _limit(self) -> None:
+        """What its policies allow in a transaction and a session, as far as its sites did not teach less."""
+        policy = self.policy
+        transaction, session = self._taught
+        self.per_transaction = min(transaction, policy.recipients.per_transaction)
+        self.per_session = min(session, policy.recipients.per_session)
+        self.refusals_per_session = policy.refusals.per_session
+        for other in self._beside:
+            self.per_transaction = min(self.per_transaction, other.recipients.per_transaction)
+            self.per_session = min(self.per_session, other.recipients.per_session)
+            self.refusals_per_session = min(self.refusals_per_session, other.refusals.per_session)
 
     def _open(self, now: float) -> dict[Breaker, int]:
         """Charge the start of a session; says of which breakers it is the half-open one."""
@@ -399,9 +419,9 @@ class Lane:
         most = min(len(domain.items), self.per_transaction, left - keep_back)
         return most if most == 1 else max(1, min(most, self._room(caps, now)))
 
-    def _batch(self, domain: Domain, at: float, size: int, caps: Sequence[Cap]) -> Batch:
-        """Charge and take the next transaction of `domain`."""
-        control = domain.control_due is not None and domain.control_due <= at
+    def _batch(self, domain: Domain, at: float, size: int, caps: Sequence[Cap], *, control: bool = False) -> Batch:
+        """Charge and take the next transaction of `domain`: its `control`, if that is due or wanted now."""
+        control = control or (domain.control_due is not None and domain.control_due <= at)
         if control:
             self.queue.drop_control(domain)
             domain.control_asked = True
@@ -409,8 +429,11 @@ class Lane:
         tokens = 1 if control else len(items)
         domain.in_flight += 1
         domain.busy = control or not domain.settled
-        self.queue.offer(domain, at)
-        charges = [charge for cap in caps for charge in cap.charge(at, tokens)]
+        if not domain.busy:
+            self.queue.offer(domain, at)
+        charges: list[Charge] = []
+        for cap in caps:
+            charges += cap.charge(at, tokens)
         return Batch(domain, items, at, tokens, charges, control=control)
 
     @staticmethod
@@ -456,4 +479,8 @@ class Lane:
 
 def _charged(caps: Sequence[Cap], now: float) -> dict[Breaker, int]:
     """The start of a session is charged to caps; the breakers whose half-open session it is, with its turn."""
-    return {trial: trial.turn for cap in caps if (trial := cap.open(now)) is not None}
+    trials: dict[Breaker, int] = {}
+    for cap in caps:
+        if (trial := cap.open(now)) is not None:
+            trials[trial] = trial.turn
+    return trials

@@ -103,76 +103,58 @@ class Pace:
         return f"<Pace {60 * self.rate_per_s:g}/min of {60 * self._range.ceiling.per_s:g}>"
 
 
-class RefusalBudget:
-    """How many unknown recipients may be refused in a window: a sliding count that adapts."""
+class RefusalBudget(SlidingCount):
+    """How many unknown recipients may be refused in a window: a sliding count whose limit adapts."""
 
-    __slots__ = ("_adapts_at", "_count", "_frozen_until", "_halved_at", "_hour_spent", "_own", "_range")
+    __slots__ = ("_adapts_at", "_frozen_until", "_halved_at", "_hour_spent", "_own", "_range")
 
     def __init__(self, rates: Range) -> None:
+        super().__init__(rates.start.count, rates.start.period_s)
         self._range = rates
-        self._count = SlidingCount(rates.start.count, rates.start.period_s)
         self._own: int | None = None  # the limit that experience made; None: the range's start
         self._halved_at = NEVER
         self._frozen_until = NEVER
         self._adapts_at = NEVER  # when the hour ends over which it is looked at; NEVER: none has begun
         self._hour_spent = 0
 
-    @property
-    def limit(self) -> int:
-        """Refusals allowed in the window now."""
-        return self._count.limit
-
-    @property
-    def window_s(self) -> float:
-        """The window's length."""
-        return self._count.window_s
-
     def adopt(self, rates: Range) -> None:
         """Another range from now on. What was spent stays; of a longer window the caller brings the older part."""
         if self._own is not None:
-            self._own = max(1, round(self._own * rates.start.period_s / self._count.window_s))
+            self._own = max(1, round(self._own * rates.start.period_s / self.window_s))
         self._range = rates
-        self._count.window_s = rates.start.period_s
+        self.window_s = rates.start.period_s
         self._set(self._own)
 
     def used_ratio(self, now: float) -> float:
         """How much of the budget is spent, 0 to 1."""
-        return min(1.0, self._count.spent(now) / self._count.limit)
+        return min(1.0, self.spent(now) / self.limit)
 
     def room(self, now: float) -> int:
         """How many more may be asked at `now`."""
-        self._adapt(now)
-        return self._count.room(now)
+        if now >= self._adapts_at:
+            self._adapt(now)
+        return super().room(now)
 
     def room_at(self, now: float) -> float:
         """When the next one may be asked."""
         if now >= self._adapts_at:
             self._adapt(now)
-        return self._count.room_at(now)
+        return super().room_at(now)
 
     def spend(self, now: float, tokens: int) -> Spending:
         """Reserve tokens for RCPTs about to be asked."""
         if now >= self._adapts_at:
             self._adapt(now)
         self._hour_spent += tokens
-        return self._count.spend(now, tokens)
+        return super().spend(now, tokens)
 
     def remember(self, at: float, tokens: int) -> Spending:
         """What an earlier run spent at `at` counts as spent. It earns nothing: that run has had what it earned."""
-        return self._count.spend(at, tokens)
-
-    def recent(self, now: float) -> list[tuple[float, int]]:
-        """What counts at `now`, as (seconds ago, tokens)."""
-        return self._count.recent(now)
-
-    @property
-    def empty_at(self) -> float:
-        """From when on nothing counts any more."""
-        return self._count.empty_at
+        return super().spend(at, tokens)
 
     def give_back(self, spending: Spending, tokens: int) -> None:
         """Return what was not refused after all."""
-        self._count.give_back(spending, tokens)
+        super().give_back(spending, tokens)
         self._hour_spent = max(0, self._hour_spent - tokens)
 
     def blamed(self, now: float) -> bool:
@@ -182,7 +164,7 @@ class RefusalBudget:
             return False
         self._halved_at = now
         self._frozen_until = now + FROZEN_S
-        self._set(max(1, (self._count.limit + 1) // 2))
+        self._set(max(1, (self.limit + 1) // 2))
         return True
 
     def memory(self, now: float) -> dict[str, float]:
@@ -208,10 +190,10 @@ class RefusalBudget:
             self._adapts_at = now + HOUR_S
         if now < self._adapts_at:
             return
-        allowed = self._count.limit * max(1.0, HOUR_S / self._count.window_s)
+        allowed = self.limit * max(1.0, HOUR_S / self.window_s)
         earned = self._hour_spent * 2 >= allowed and now >= self._frozen_until
-        if earned and self._count.limit < self._ceiling:
-            self._set(min(self._ceiling, self._count.limit + max(1, self._ceiling // 10)))
+        if earned and self.limit < self._ceiling:
+            self._set(min(self._ceiling, self.limit + max(1, self._ceiling // 10)))
         self._adapts_at, self._hour_spent = now + HOUR_S, 0
 
     @property
@@ -220,35 +202,35 @@ class RefusalBudget:
 
     def _set(self, own: int | None) -> None:
         self._own = own
-        self._count.limit = min(self._ceiling, self._range.start.count if own is None else own)
+        self.limit = min(self._ceiling, self._range.start.count if own is None else own)
 
     def __repr__(self) -> str:
-        return f"<RefusalBudget {self._count.limit} of {self._ceiling} in {self._count.window_s:g} s>"
+        return f"<RefusalBudget {self.limit} of {self._ceiling} in {self.window_s:g} s>"
 
 
-class Warmth:
+class Warmth(SlidingCount):
     """The recipients that a young identity may ask in a sliding day: `per_day` by its age, and then no limit.
 
     `began_at` is when its first day began. Before that the first step holds.
     """
 
-    __slots__ = ("_began_at", "_count", "_per_day")
+    __slots__ = ("_began_at", "_per_day")
 
     def __init__(self, per_day: Sequence[int], began_at: float) -> None:
+        super().__init__(per_day[0], DAY_S)
         self._per_day = tuple(per_day)
         self._began_at = began_at
-        self._count = SlidingCount(self._per_day[0], DAY_S)
 
     def room(self, now: float) -> int:
         """How many more may be asked at `now`."""
-        return sys.maxsize if self._day(now) >= len(self._per_day) else self._count.room(now)
+        return sys.maxsize if self._day(now) >= len(self._per_day) else super().room(now)
 
     def room_at(self, now: float) -> float:
         """When the next one may be asked: when one of yesterday's leaves the count, or a higher step begins."""
         day = self._day(now)
         if day >= len(self._per_day):
             return now
-        due, spent = self._count.room_at(now), self._count.spent(now)
+        due, spent = super().room_at(now), self.spent(now)
         for step, limit in enumerate((*self._per_day[day + 1 :], sys.maxsize), start=day + 1):
             begins_at = self._began_at + step * DAY_S
             if begins_at >= due:
@@ -257,24 +239,16 @@ class Warmth:
                 return max(now, begins_at)
         return due
 
-    def spend(self, now: float, tokens: int) -> Spending:
-        """Count RCPTs about to be asked."""
-        return self._count.spend(now, tokens)
-
     def remember(self, at: float, tokens: int) -> Spending:
         """What an earlier run asked at `at` counts."""
-        return self._count.spend(at, tokens)
-
-    def give_back(self, spending: Spending, tokens: int) -> None:
-        """Return what was not asked after all."""
-        self._count.give_back(spending, tokens)
+        return self.spend(at, tokens)
 
     def _day(self, now: float) -> int:
         day = 0
         while day < len(self._per_day) and now >= self._began_at + (day + 1) * DAY_S:
             day += 1
-        self._count.limit = self._per_day[min(day, len(self._per_day) - 1)]
+        self.limit = self._per_day[min(day, len(self._per_day) - 1)]
         return day
 
     def __repr__(self) -> str:
-        return f"<Warmth {self._count!r}>"
+        return f"<Warmth {super().__repr__()}>"

@@ -17,6 +17,7 @@ from engine.core.breaker import Breaker
 from engine.core.control import ControlAnswer
 
 _NONE: frozenset[str] = frozenset()
+_NO_HOLDS: dict[str, Breaker] = {}
 RECHECK_AT = 100  # acceptances in a row at a domain that is known to refuse; doubled each time that it still does
 
 
@@ -78,10 +79,6 @@ class Domain:
         self.control, self.refused_before, self.accepted_in_a_row = answer, False, 0
         return trips
 
-    def asks(self, now: float) -> bool:
-        """Whether it has something to ask at `now`."""
-        return bool(self.items) or (self.control_due is not None and self.control_due <= now)
-
     @property
     def quiet(self) -> bool:
         """Whether nothing of it waits or is in flight."""
@@ -101,10 +98,10 @@ class Queue:
         self.domains: dict[str, Domain] = {}
         self.waiting = 0  # addresses, those for later included
         self._held: frozenset[str] = _NONE
-        self._holds_to_come: dict[str, Breaker] = {}  # of domains that an earlier run held, and this one has not met
+        self._holds_to_come = _NO_HOLDS  # of domains that an earlier run held, and this one has not met
         self._controls = 0  # control questions that wait
-        self._ready: OrderedDict[str, None] = OrderedDict()
-        self._ready_at: dict[str, OrderedDict[str, None]] | None = None  # the same by site, where there are several
+        self._ready: OrderedDict[str, Domain] = OrderedDict()
+        self._ready_at: dict[str, OrderedDict[str, Domain]] | None = None  # the same by site, where there are several
         self._site = ""  # of all domains, while there is one
         self._later: list[tuple[float, int, Item | None, str]] = []  # without an item: look at the domain again
         self._order = 0
@@ -154,8 +151,9 @@ class Queue:
 
     def offer(self, domain: Domain, now: float, *, first: bool = False) -> None:
         """Put a domain among the ready ones if it is; while it is held, look again when the hold ends."""
-        if domain.busy or not domain.asks(now):
-            return
+        control = domain.control_due
+        if domain.busy or not (domain.items or (control is not None and control <= now)):
+            return  # another session asks it first contact, or it has nothing to ask
         if domain.hold is not None and not domain.hold.allows(now):
             self._withdraw(domain)
             if domain.hold.until > now:
@@ -163,14 +161,23 @@ class Queue:
             return
         if domain.name not in self._ready:
             domain.ready_since = now
-        self._ready[domain.name] = None
+        self._ready[domain.name] = domain
         if first:
             self._ready.move_to_end(domain.name, last=False)
         if self._ready_at is not None:
             at_site = self._ready_at.setdefault(domain.site, OrderedDict())
-            at_site[domain.name] = None
+            at_site[domain.name] = domain
             if first:
                 at_site.move_to_end(domain.name, last=False)
+
+    def due(self, now: float) -> float | None:
+        """When it has something to ask, which may be behind us; None while nothing waits for a moment."""
+        later = self._later
+        if later and later[0][0] <= now:
+            self.wake(now)
+        if self._ready:
+            return now
+        return later[0][0] if later else None
 
     def wake(self, now: float) -> None:
         """Bring in what was due by `now`."""
@@ -198,8 +205,7 @@ class Queue:
     def take_site(self, site: str) -> list[Item]:
         """Every address that could be asked now at a site whose hosts can't be reached."""
         taken: list[Item] = []
-        for name in list(self._at(site)):
-            domain = self.domains[name]
+        for domain in list(self._at(site).values()):
             taken.extend(domain.items)
             domain.items.clear()
             if domain.control_due is None:
@@ -209,7 +215,9 @@ class Queue:
 
     def drop_control(self, domain: Domain) -> None:
         """The control is being asked, or its question is settled: it waits no more."""
-        self._controls -= domain.control_due is not None
+        if domain.control_due is None:
+            return
+        self._controls -= 1
         domain.control_due = None
         if not domain.items:
             self._withdraw(domain)
@@ -223,6 +231,7 @@ class Queue:
         domain.items.clear()
         domain.later = 0
         self.drop_control(domain)
+        self._withdraw(domain)
         self.waiting -= gone
         return gone
 
@@ -244,9 +253,15 @@ class Queue:
         """A domain that an earlier run held is held again, as soon as it is met."""
         known = self.domains.get(name)
         if known is None:
+            self._holds_to_come = self._holds_to_come or {}
             self._holds_to_come[name] = breaker
         else:
             self.hold(known, breaker)
+
+    @property
+    def holds(self) -> bool:
+        """Whether domains refuse us, as far as is known."""
+        return bool(self._held or self._holds_to_come)
 
     def holds_to_come(self, now: float) -> dict[str, dict[str, Any]]:
         """The memory of holds whose domains were not met."""
@@ -260,7 +275,7 @@ class Queue:
     def next(self, site: str | None = None) -> Domain | None:
         """The domain whose turn it is (at a site), or None."""
         ready = self._ready if site is None else self._at(site)
-        return self.domains[next(iter(ready))] if ready else None
+        return next(iter(ready.values())) if ready else None
 
     @property
     def next_at(self) -> float | None:
@@ -286,7 +301,7 @@ class Queue:
         elif self._ready_at is None:
             self._ready_at = {self._site: OrderedDict(self._ready)} if self._ready else {}
 
-    def _at(self, site: str) -> Mapping[str, None]:
+    def _at(self, site: str) -> Mapping[str, Domain]:
         """The ready domains of a site."""
         if self._ready_at is not None:
             return self._ready_at.get(site, {})

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from engine.core.brake import Doubt
 from engine.core.bucket import NEVER
-from engine.core.cap import Cap
+from engine.core.cap import Cap, Entry, Line
 from engine.core.lane import Lane, Visit
 
 LOOK_AHEAD = 100  # ready lanes that are looked at for one that is admitted
@@ -38,10 +37,8 @@ class Schedule:
 
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
-        self._heap: list[tuple[float, int, Lane | Cap]] = []
-        self._entry: dict[Lane | Cap, tuple[float, int]] = {}  # the one valid entry of each; older ones are skipped
-        self._ticket: dict[str, int] = {}  # of a lane that wants to start: its place in every line
-        self._waits_for: dict[str, Cap] = {}
+        self.starved = False  # nobody could start when it was last asked for a visit
+        self._heap: list[Entry] = []  # of each lane or cap one is valid, its `entry`; older ones are skipped
         self._order = count()
 
     def add(self, lane: Lane) -> None:
@@ -56,12 +53,11 @@ class Schedule:
         if self._granted(lane, now) is not None:
             due = lane.due(now) if lane.urgent else None
             self._put(lane, now if due is None else min(due, now))
-        placed = self._waits_for.get(lane.key)
         for cap in lane.caps:
-            if cap is not placed:
+            if cap.line is not None and cap is not lane.kept_by:
                 self._place(cap, now)
         for cap in caps:
-            if cap not in lane.caps:
+            if cap.line is not None and cap not in lane.caps:
                 self._place(cap, now)
 
     def next(self, now: float, *, admits: Callable[[Lane], bool] | None = None, trial: bool = False) -> Visit | Wait:
@@ -71,7 +67,9 @@ class Schedule:
         """
         passed: list[Lane] = []
         try:
-            return self._next(now, admits, passed, trial=trial)
+            turn = self._next(now, admits, passed, trial=trial)
+            self.starved = isinstance(turn, Wait) and not passed
+            return turn
         finally:
             for lane in passed:
                 self._put(lane, now)
@@ -80,7 +78,7 @@ class Schedule:
         """Start a visit of this lane, whoever else waits; nothing where its limits don't let it."""
         visit = lane.start(now, trial=trial)
         if visit is not None:
-            self._ticket.pop(lane.key, None)
+            lane.ticket = None
             self._leave(lane, lane.caps)
             self.touch(lane, now)
         return visit
@@ -100,18 +98,17 @@ class Schedule:
 
     def waiting(self, cap: Cap) -> list[Lane]:
         """The lanes that wait for a cap."""
-        return [self.lanes[key] for key in cap.line.keys if self._waits_for.get(key) is cap]
+        keys = cap.line.keys if cap.line is not None else ()
+        return [lane for key in keys if (lane := self.lanes.get(key)) is not None and lane.kept_by is cap]
 
     def retire(self, lane: Lane) -> None:
         """Forget a lane that has no work; what its windows have spent lives on in the identity state."""
         self.lanes.pop(lane.key, None)
-        self._entry.pop(lane, None)
-        self._ticket.pop(lane.key, None)
-        self._waits_for.pop(lane.key, None)
+        lane.entry = lane.ticket = lane.kept_by = None
         for cap in self._leave(lane, lane.caps):
             self._put(cap, NEVER)  # it is somebody else's turn there
         if not lane.own.line:
-            self._entry.pop(lane.own, None)
+            lane.own.entry = None
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -119,28 +116,29 @@ class Schedule:
         self, now: float, admits: Callable[[Lane], bool] | None, passed: list[Lane], *, trial: bool
     ) -> Visit | Wait:
         while self._heap and len(passed) < LOOK_AHEAD:
-            due, ticket, who = self._heap[0]
-            if self._entry.get(who) != (due, ticket):
+            entry = self._heap[0]
+            due, _, who = entry
+            if who.entry is not entry:
                 heapq.heappop(self._heap)
                 continue
             if due > now:
                 return Wait(due)
             heapq.heappop(self._heap)
-            del self._entry[who]
+            who.entry = None
             lane = who if isinstance(who, Lane) else self.lanes.get(who.line.first)
             if lane is None:
                 continue
             if admits is not None and not admits(lane):
                 passed.append(lane)
-                self._waits_for.pop(lane.key, None)
+                lane.kept_by = None
                 self.stir(self._leave(lane, lane.caps), now)
                 continue
             size = self._granted(lane, now)
             visit = lane.begin(now, size, trial=trial) if size is not None else None
             if visit is not None:
                 self._leave(lane, lane.caps)
-                del self._ticket[lane.key]
-            self.touch(lane, now, () if isinstance(who, Lane) else (who,))
+                lane.ticket = None
+            self.touch(lane, now, () if who is lane else (who,))
             if visit is not None:
                 return visit
         return Wait(None)
@@ -151,25 +149,23 @@ class Schedule:
         In the heap for its moment, in a line for its grant, or for an event. A cap for which it waits is placed anew.
         """
         due = lane.due(now)
-        self._waits_for.pop(lane.key, None)
+        lane.kept_by = None
         if due is None or due > now:
-            if self._ticket.pop(lane.key, None) is not None:
+            if lane.ticket is not None:
+                lane.ticket = None
                 self.stir(self._leave(lane, lane.caps), now)
-            if due is None:
-                self._entry.pop(lane, None)
-            else:
-                self._put(lane, due)
+            self._put_or_drop(lane, due)
             return None
         ticket, size = self._take_ticket(lane), lane.first_size(now)
         for place, cap in enumerate(lane.caps):
             if cap.key != lane.key:  # in the line of its own a lane stands only to wait
-                cap.line.join(lane.key, ticket)
-            served = cap.line.serves(lane.key, ticket)
+                self._join(cap, lane.key, ticket)
+            served = cap.line is None or cap.line.serves(lane.key, ticket)
             granted = cap.ready_at(now, size) if served else None
             if granted is None or granted > now:
-                lane.own.line.join(lane.key, ticket)
-                self._waits_for[lane.key] = cap
-                self._entry.pop(lane, None)
+                self._join(lane.own, lane.key, ticket)
+                lane.kept_by = cap
+                lane.entry = None
                 if served:
                     self._put_or_drop(cap, granted)
                 else:
@@ -179,36 +175,41 @@ class Schedule:
         return size
 
     def _take_ticket(self, lane: Lane) -> int:
-        ticket, urgent = self._ticket.get(lane.key), lane.brake.doubt is Doubt.ASKING
-        if ticket is None or (urgent and ticket >= 0):
-            ticket = self._ticket[lane.key] = next(self._order) - (_AHEAD if urgent else 0)
-        return ticket
+        urgent = lane.urgent
+        if lane.ticket is None or (urgent and lane.ticket >= 0):
+            lane.ticket = next(self._order) - (_AHEAD if urgent else 0)
+        return lane.ticket
+
+    @staticmethod
+    def _join(cap: Cap, key: str, ticket: int) -> None:
+        """Wait in the line of a cap."""
+        if cap.line is None:
+            cap.line = Line()
+        cap.line.join(key, ticket)
 
     @staticmethod
     def _leave(lane: Lane, caps: Sequence[Cap]) -> list[Cap]:
         """Wait no more in these lines; says which it waited in."""
-        return [cap for cap in caps if cap.line.leave(lane.key)]
+        return [cap for cap in caps if cap.line is not None and cap.line.leave(lane.key)]
 
     def _place(self, cap: Cap, now: float) -> None:
         """The cap's one entry in the heap: when it has what the lane at its head lacks of it."""
-        first = cap.line.first
-        if not first or self._waits_for.get(first) is not cap:
-            self._entry.pop(cap, None)  # nobody waits, or its first waits for a cap above
+        first = self.lanes.get(cap.line.first) if cap.line is not None else None
+        if first is None or first.kept_by is not cap:
+            cap.entry = None  # nobody waits, or its first waits for a cap above
             return
-        self._put_or_drop(cap, cap.ready_at(now, self.lanes[first].first_size(now)))
+        self._put_or_drop(cap, cap.ready_at(now, first.first_size(now)))
 
-    def _put_or_drop(self, cap: Cap, due: float | None) -> None:
+    def _put_or_drop(self, who: Lane | Cap, due: float | None) -> None:
         if due is None:
-            self._entry.pop(cap, None)  # a session's end will tell
+            who.entry = None  # a session's end, or another event, will tell
         else:
-            self._put(cap, due)
+            self._put(who, due)
 
     def _put(self, who: Lane | Cap, due: float) -> None:
-        known = self._entry.get(who)
-        if known is None or known[0] != due:
-            ticket = next(self._order)
-            self._entry[who] = (due, ticket)
-            heapq.heappush(self._heap, (due, ticket, who))
+        if who.entry is None or who.entry[0] != due:
+            who.entry = (due, next(self._order), who)
+            heapq.heappush(self._heap, who.entry)
 
     def __repr__(self) -> str:
         waiting = sum(lane.queue.waiting for lane in self.lanes.values())

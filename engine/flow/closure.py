@@ -47,8 +47,10 @@ class Closures:
     def tell(self, lane: Lane, caps: Sequence[Cap]) -> None:
         """Tell each move of these breakers, and each domain that has come to be held, once."""
         for cap in caps:
+            if cap.breaker is None or cap.breaker.state is self._moved.get(cap.key, BreakerState.CLOSED):
+                continue
             provider = cap.policy.name if cap.policy is not None else ""
-            if cap.breaker is not None and (cap is lane.own or provider != lane.policy.name):
+            if cap is lane.own or provider != lane.policy.name:
                 self._tell(lane, cap.key, provider, cap.breaker)
         for domain in lane.queue.held():
             if domain.hold is not None and domain.name not in self._held:
@@ -57,7 +59,8 @@ class Closures:
 
     def tell_identity(self, breaker: Breaker) -> None:
         """Tell each move of the breaker above all lanes, once."""
-        if self._has_moved("", breaker):
+        if breaker.state is not self._moved.get("", BreakerState.CLOSED):
+            self._moved[""] = breaker.state
             self._audit(breaker, f"identity {self._identity.name}")
             log.warning("identity_breaker_moved", identity=self._identity.name, **_move(breaker))
 
@@ -104,17 +107,11 @@ class Closures:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _tell(self, lane: Lane, key: str, provider: str, breaker: Breaker) -> None:
-        if self._has_moved(key, breaker):
-            self._metrics.breaker_moved(provider, self._identity.name, breaker.state)
-            self._audit(breaker, f"{key} of {provider}")
-            if breaker.state is not BreakerState.HALF_OPEN:  # an attempt is no news
-                log.warning("breaker_moved", lane=lane.key, provider=provider, **_move(breaker))
-
-    def _has_moved(self, key: str, breaker: Breaker) -> bool:
-        if breaker.state is self._moved.get(key, BreakerState.CLOSED):
-            return False
         self._moved[key] = breaker.state
-        return True
+        self._metrics.breaker_moved(provider, self._identity.name, breaker.state)
+        self._audit(breaker, f"{key} of {provider}")
+        if breaker.state is not BreakerState.HALF_OPEN:  # an attempt is no news
+            log.warning("breaker_moved", lane=lane.key, provider=provider, **_move(breaker))
 
     def _audit(self, breaker: Breaker, whose: str) -> None:
         lasts = f" for {_lasts_s(breaker)} s" if breaker.state is BreakerState.OPEN else ""

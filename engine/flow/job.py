@@ -28,7 +28,7 @@ from engine.store.journal import Journal
 from engine.store.writer import Writer
 
 CHUNK = 2000  # rows a transaction of intake
-_dumped = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_dumped = json.JSONEncoder(ensure_ascii=False).encode  # of a string at a time: for a list it makes an encoder each time
 _loaded = json.JSONDecoder().raw_decode  # of what was dumped here: nothing stands around it
 
 
@@ -184,7 +184,7 @@ def _chunks(rows: Iterator[IntakeRow]) -> Iterator[tuple[IntakeRow, ...]]:
 
 def new_row(row: IntakeRow, suppression: Suppression) -> NewRow:
     """SG1: an input row as the journal takes it in."""
-    cells = _dumped(row.cells)
+    cells = f"[{','.join(map(_dumped, row.cells))}]"
     if spoiled(cells):  # bytes that are no text can't be stored but as escapes
         cells = json.dumps(row.cells)
     if row.problem:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from engine.core.result import COLUMNS, Result
 from engine.flow.records import cleaned, encoded, json_object
@@ -180,7 +180,7 @@ class Layout:
 class _Line:
     """Takes one line from a csv writer. Written with CR LF, so that a lone CR gets quotes; ends with LF."""
 
-    END = "\r\n"
+    END: Final = "\r\n"
     text = ""
 
     def write(self, text: str) -> None:

@@ -57,6 +57,7 @@ class Shared:
     fail: Callable[[Exception], None]
     transcript: Callable[[str, str, float], None] | None = None
     one_attempt: bool = False
+    concurrency: int = 500
 
 
 class Prober:
@@ -80,7 +81,7 @@ class Prober:
         self._caps = Caps(policies, identity, warmup.began_at - wall() + time.monotonic() if warmup else 0.0)
         self._supply = Supply(
             journal, shared.state, policies, self._caps, self.schedule, shared.job.mode, self._memory, key,
-            time.monotonic, wall,
+            time.monotonic, wall, shared.concurrency,
         )  # fmt: skip
         self._closures = Closures(self.schedule, self._supply, journal, shared.metrics, self.identity, shared.stamp)
         self._guard = Guard(

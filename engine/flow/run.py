@@ -90,7 +90,7 @@ class Run:
 
         shared = Shared(
             job, journal, state, settings.port, metrics or Metrics(), wall, stamp, self._wake.set, self.fail,
-            transcript, settings.one_attempt,
+            transcript, settings.one_attempt, settings.concurrency,
         )  # fmt: skip
         self.probers = [Prober(shared, each, settings.policies) for each in settings.identities or (None,)]
 

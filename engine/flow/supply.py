@@ -1,22 +1,26 @@
 """Fills one identity's lanes from the journal, and brings back what earlier runs spent and learnt.
 
 1. The journal is read in bulk: one look for hundreds of sites, one for what the identity state knows of them.
-2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site, in LANES lanes and those of the last look; the
-   rest stays in the journal.
-3. Where room is short, sites of which every address waits for another attempt leave memory until then, so that nobody
-   behind them in the list waits for that. They come back before others come in.
-4. Other policies reach lanes that are at work in place; where thousands are, other greenlets get their turn between.
+2. At most IN_MEMORY addresses wait in memory, SITE_SHARE of one site, in a lane for each session that may be open
+   and AHEAD more; the rest stays in the journal. A lane takes some 4 KB.
+3. Nothing stands still while somebody further down the list could start: where nobody in memory can, it is read on, a
+   FEW of each site once there are so many, up to LANES lanes. But where all of them wait for the identity's own limits.
+4. Where these are taken, sites that can't start for long leave memory until then: those of which every address waits
+   for another attempt or for a limit, and those far back in the line of a cap. They come back before others come in.
+5. Other policies reach lanes that are at work in place; where thousands are, other greenlets get their turn between.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import gevent
 
 from engine.core.brake import Doubt
 from engine.core.breaker import BreakerState
+from engine.core.cap import Cap
 from engine.core.caps import Caps, Hosts
 from engine.core.control import ControlAnswer
 from engine.core.identity import Mode
@@ -33,10 +37,13 @@ from engine.store.journal import Journal
 from engine.store.state import State
 
 IN_MEMORY = 50_000
-LANES = 20_000  # of some 8 KB each: what lanes and sessions take has to stay below 250 MB
+FEW = 20  # of each site, beyond those
+AHEAD = 500
+LANES = 20_000  # what lanes and sessions take has to stay below 250 MB
 SITES_AT_ONCE = 500
 SITE_SHARE = 1_000
-EVERY_S = 0.5  # how often memory is looked at for room, while the journal holds more
+EVERY_S = 0.05  # how often memory is looked at for room, while the journal holds more
+COUNT_EVERY_S = 0.5
 LANES_AT_ONCE = 500
 PARKED_S = 60.0  # a site that has to wait for longer makes room
 ROOM_EVERY_S = 5.0  # how often such sites are looked for, while room is short
@@ -60,6 +67,7 @@ class Supply:
         identity: str,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        concurrency: int,
     ) -> None:
         self.sites: dict[str, SiteHosts] = {}
         self.look_at: float | None = 0.0  # when to look for room again; None when the journal holds no more sites
@@ -73,6 +81,9 @@ class Supply:
         self._identity = identity  # whose sites these are, by its public address
         self._clock = clock
         self._wall = wall
+        self._enough = concurrency + AHEAD  # lanes, while somebody in them can start
+        self._held = 0  # addresses in memory, at most: counted anew when these are too many,
+        self._count_at = 0.0  # and not before this
         self._after = 0
         self._exhausted = False  # the journal holds no more sites
         self._taken: set[int] = set()  # ids of sites that are in memory with all they have, or parked
@@ -81,7 +92,7 @@ class Supply:
         self._room_at = 0.0  # when sites that could make room are looked for again
         self._firsts: dict[int, str] = {}  # addresses that an order put first -> their lanes, which hold them already
         self._more: dict[str, dict[int, tuple[str, int]]] = {}  # lane -> site id -> (key, last address id in memory)
-        self._lane_sites: dict[str, set[str]] = {}
+        self._lane_sites: dict[str, list[str]] = {}
         self._reading: set[str] = set()  # lanes for which a page is being read
 
     def look_anew(self) -> None:
@@ -101,18 +112,19 @@ class Supply:
         """Take in the next sites and their addresses while there is room: what they bring may start before the rest."""
         if self.look_at is None or now < self.look_at:
             return
-        held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
-        if not self._has_room(held) and now >= self._room_at and (self._parked or not self._exhausted):
+        full = len(self._schedule.lanes) >= LANES or self._crowded(now)
+        if full and now >= self._room_at and (self._parked or not self._exhausted):
             self._room_at = now + ROOM_EVERY_S
-            held -= self._make_room(now)
-        if not self._has_room(held):
+            self._make_room(now)
+        if not self._has_room(now):
             self.look_at = None if self._exhausted and not self._parked else now + EVERY_S
             return
         if self._back_at <= now:
             self._bring_back(now)
         elif not self._exhausted:
-            loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, SITE_SHARE)
-            self._take_in([load for load in loads if load.site.id not in self._taken], now)
+            share = self._share(now)
+            loads = self._journal.load(self._identity, self._after, SITES_AT_ONCE, share)
+            self._take_in([load for load in loads if load.site.id not in self._taken], share, now)
             if len(loads) == SITES_AT_ONCE:
                 self._after = loads[-1].site.id
                 return
@@ -125,22 +137,23 @@ class Supply:
     def refill(self, lane: Lane, now: float) -> None:
         """More of a lane's addresses, when few are left in memory."""
         more = self._more.get(lane.key)
-        while more and lane.queue.waiting < SITE_SHARE // 4 and lane.key not in self._reading:
+        while more and lane.queue.waiting <= (share := self._share(now)) // 4 and lane.key not in self._reading:
             site_id = next(iter(more))
             key, after = more.pop(site_id)
             self._reading.add(lane.key)
             try:
-                pending = self._journal.waiting(site_id, after, SITE_SHARE)
+                pending = self._journal.waiting(site_id, after, share)
                 expected = self._expect(lane, key, ((one.domain_id, one.domain) for one in pending))
                 self._know({lane.key: lane}, expected, now, lanes_are_new=False)
-                self._queue(lane, key, site_id, pending, now)
+                self._queue(lane, key, site_id, pending, share, now)
             finally:
                 self._reading.discard(lane.key)
 
     def finished(self, lane: Lane) -> bool:
         """Whether nothing more can come for this lane, so that it may leave memory."""
-        busy = lane.key in self._reading or self._more.get(lane.key)
-        return lane.idle and not busy and (self._exhausted or lane.policy.scope == "site")
+        if not lane.idle or lane.key in self._reading or self._more.get(lane.key):
+            return False
+        return self._exhausted or lane.policy.scope == "site"
 
     def retire(self, lane: Lane) -> None:
         """Forget a lane whose work is done; its windows live on in the identity state."""
@@ -181,6 +194,7 @@ class Supply:
         else:
             lane.queue.add(Item(row["id"], row["local"], row["domain"]), now, first=True)
             self._firsts[row["id"]] = lane.key
+            self._held += 1
         self._schedule.touch(lane, now)
 
     def _comes_with(self, site: Site, item_id: int) -> bool:
@@ -231,20 +245,36 @@ class Supply:
         """When the next of the parked sites comes back."""
         return self._parked[0][0] if self._parked else float("inf")
 
-    def _has_room(self, held: int) -> bool:
-        return held < IN_MEMORY and len(self._schedule.lanes) < LANES
+    def _crowded(self, now: float) -> bool:
+        """Whether so many addresses wait in memory that no site gets its share."""
+        if self._held >= IN_MEMORY and now >= self._count_at:
+            self._count_at = now + COUNT_EVERY_S
+            self._held = sum(lane.queue.waiting for lane in self._schedule.lanes.values())
+        return self._held >= IN_MEMORY
 
-    def _make_room(self, now: float) -> int:
-        """Park what waits for long; says how many addresses left memory."""
-        left = 0
+    def _share(self, now: float) -> int:
+        """How many addresses of a site are read at once."""
+        return min(FEW, SITE_SHARE) if self._crowded(now) else SITE_SHARE
+
+    def _has_room(self, now: float) -> bool:
+        lanes, identity = len(self._schedule.lanes), self._caps.identity
+        if lanes >= LANES:
+            return False
+        if lanes < self._enough and not self._crowded(now):
+            return True
+        return self._schedule.starved and (identity is None or not identity.line)
+
+    def _make_room(self, now: float) -> None:
+        """Park what can't start for long."""
+        ahead: Counter[Cap] = Counter()
         for place, lane in enumerate(list(self._schedule.lanes.values()), 1):
             if place % LANES_AT_ONCE == 0:
                 gevent.sleep(0)
-            until = self._rests_until(lane, now) if self._schedule.lanes.get(lane.key) is lane else None
+            until = self._rests_until(lane, now, ahead) if self._schedule.lanes.get(lane.key) is lane else None
             if until is None:
                 continue
             (key,) = self._lane_sites[lane.key]
-            site_id, left = self.sites[key].id, left + lane.queue.waiting
+            site_id = self.sites[key].id
             if self._mode is Mode.STANDARD:
                 lane.queue.wake(until)
                 self._knocking[site_id] = lane.queue.domains[key].items[0]
@@ -252,12 +282,22 @@ class Supply:
             self._more.pop(lane.key, None)
             self.retire(lane)
             self._taken.add(site_id)
-        return left
 
-    def _rests_until(self, lane: Lane, now: float) -> float | None:
-        """When a site has something to ask again, if that is long and everything of it stands in journal and state."""
-        due = lane.due(now)
-        if due is None or due <= now + PARKED_S or lane.policy.scope != "site":
+    def _rests_until(self, lane: Lane, now: float, ahead: Counter[Cap]) -> float | None:
+        """When a site can start again, if that is long and everything of it stands in journal and state.
+
+        `ahead` counts who stands before it in the lines of caps: it comes to its turn no sooner than these can start.
+        """
+        due, size, cap = lane.due(now), lane.first_size(now), lane.kept_by
+        if due is None or lane.policy.scope != "site":
+            return None
+        for each in lane.caps:
+            if each is not self._caps.identity:  # for that one everybody waits
+                due = max(due, each.ready_at(now, size) or now)
+        if cap is not None and cap is not self._caps.identity and cap.sessions is not None:
+            ahead[cap] += 1
+            due = max(due, cap.sessions.ready_at(now, ahead[cap]))
+        if due <= now + PARKED_S:
             return None
         closed = any(cap.breaker is not None and cap.breaker.state is not BreakerState.CLOSED for cap in lane.caps)
         busy = lane.open_sessions or lane.key in self._reading or lane.brake.doubt is not Doubt.NONE
@@ -274,11 +314,12 @@ class Supply:
                 return
             _, site_id = heapq.heappop(self._parked)
             self._taken.discard(site_id)
-            loads = self._journal.load(self._identity, site_id - 1, 1, SITE_SHARE)
-            self._take_in([load for load in loads if load.site.id == site_id], now)
+            share = self._share(now)
+            loads = self._journal.load(self._identity, site_id - 1, 1, share)
+            self._take_in([load for load in loads if load.site.id == site_id], share, now)
             self._knocking.pop(site_id, None)
 
-    def _take_in(self, loads: list[Load], now: float) -> None:
+    def _take_in(self, loads: list[Load], share: int, now: float) -> None:
         self._taken.update(load.site.id for load in loads)
         new: dict[str, Lane] = {}
         expected: list[Expected] = []
@@ -294,20 +335,22 @@ class Supply:
                 names += [*load.unconfirmed, *(each[:2] for each in load.unbacked)]
                 expected += self._expect(lane, load.site.key, names)
         self._know(new, expected, now, lanes_are_new=True)
+        lanes: dict[str, Lane] = {}
         for load in loads:
-            lane = self._lane(load.site)
-            self._work(lane, load, now)
+            lane = lanes[load.site.lane] = self._lane(load.site)
+            self._work(lane, load, share, now)
             self._schedule.touch(lane, now)
-        for lane in {id(lane): lane for lane in map(self._lane, (load.site for load in loads))}.values():
+        for lane in lanes.values():
             if self.finished(lane):
                 self.retire(lane)
 
-    def _work(self, lane: Lane, load: Load, now: float) -> None:
+    def _work(self, lane: Lane, load: Load, share: int, now: float) -> None:
         if self._mode is Mode.STANDARD:
             lane.queue.domain(load.site.key, 0, load.site.key).control = ControlAnswer.REFUSES
             lane.queue.add(self._knocking.get(load.site.id) or Item(-load.site.id, "", load.site.key), now)
+            self._held += 1
             return
-        self._queue(lane, load.site.key, load.site.id, load.pending, now)
+        self._queue(lane, load.site.key, load.site.id, load.pending, share, now)
         for _, name in load.unconfirmed:
             domain = lane.queue.domains[name]
             domain.refused_before = domain.control is ControlAnswer.REFUSES  # the tripwire, if it now accepts
@@ -317,9 +360,11 @@ class Supply:
         for _, name, code, text, local in load.unbacked:
             lane.brake.refused(name, plain_words(code, text, f"{local}@{name}"), now)
 
-    def _queue(self, lane: Lane, key: str, site_id: int, pending: list[Pending], now: float) -> None:
-        if len(pending) == SITE_SHARE:
+    def _queue(self, lane: Lane, key: str, site_id: int, pending: list[Pending], share: int, now: float) -> None:
+        """Let addresses of a site wait; `share` is how many were asked for: where that many came there may be more."""
+        if len(pending) == share:
             self._more.setdefault(lane.key, {})[site_id] = (key, pending[-1].id)
+        self._held += len(pending)
         wall = self._wall()
         for one in pending:
             if one.id in self._firsts:
@@ -327,13 +372,15 @@ class Supply:
             lane.queue.add(_item(one), now, now + max(0.0, one.next_at - wall) if one.next_at else 0.0)
 
     def _lane(self, site: Site) -> Lane:
-        lane = self._schedule.lanes.get(site.lane)
-        hosts = self.sites[site.key].hosts if site.key in self.sites else unpack_hosts(site.hosts)
+        lane, known = self._schedule.lanes.get(site.lane), self.sites.get(site.key)
+        if lane is not None and known is not None:
+            return lane
+        hosts = known.hosts if known is not None else unpack_hosts(site.hosts)
         if lane is None:
             lane = self._caps.lane(site.lane, self._policies.named(site.policy) or self._policies.default, hosts)
             self._schedule.add(lane)
-        if site.key not in self.sites:
-            self._lane_sites.setdefault(site.lane, set()).add(site.key)
+        if known is None:
+            self._lane_sites.setdefault(site.lane, []).append(site.key)
             self.sites[site.key] = SiteHosts(site.id, site.key, hosts)
         return lane
 

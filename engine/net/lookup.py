@@ -86,23 +86,24 @@ class Lookup:
     def _once(self, name: str, kind: int) -> Answer:
         key = (name, kind)
         while True:
-            answer: Answer | None = self.cache.get(key, self.clock())
-            if answer is not None:
-                return answer
+            known = self.cache.get(key, self.clock())
+            if known is not None:
+                return known
             flight = self._flights.get(key)
             if flight is None:
                 break
-            answer = flight.get()
-            if answer is not None:  # else the greenlet that asked was killed
+            answer: Answer | None = flight.get()
+            if answer is not None:
                 return answer
-        flight = self._flights[key] = AsyncResult()
+        self._flights[key] = AsyncResult()
         try:
-            answer = self._fetch(name, kind)
-            self.cache.put(key, answer, self.clock())
-        finally:
-            del self._flights[key]
-            flight.set(answer)
-        return answer
+            fetched = self._fetch(name, kind)
+        except BaseException:
+            self._flights.pop(key).set(None)  # the next one asks
+            raise
+        self.cache.put(key, fetched, self.clock())
+        self._flights.pop(key).set(fetched)
+        return fetched
 
     def _fetch(self, name: str, kind: int) -> Answer:
         began = self.clock()

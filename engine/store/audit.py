@@ -210,7 +210,7 @@ class _Walk:
         self._before: bytes | None = None
         self._limit = 2**63 - 1  # SQLite counts no further
         self._vouched: dict[int, bytes] = {}
-        self._misfits: list[tuple[tuple[Any, ...], bytes, bool]] = []
+        self._misfits: list[tuple[tuple[Any, ...], Any, bool]] = []
         if found is None or not isinstance(found[1], int):
             self._fault(0, "head", "the journal keeps no head: it was removed")
             return

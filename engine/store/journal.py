@@ -150,7 +150,8 @@ class Journal:
         values = (identity, limit)
 
         def do(conn: sqlite3.Connection) -> list[tuple[str, bool]]:
-            return [(key, bool(unbacked)) for key, unbacked, _ in reversed(conn.execute(query, values).fetchall())]
+            newest = [(key, bool(unbacked)) for key, unbacked, _ in conn.execute(query, values)]
+            return newest[::-1]
 
         return self._writer.read(self._db, do)
 

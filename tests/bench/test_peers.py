@@ -108,6 +108,7 @@ class Verifying:
     folder: Path = Path()
     addresses: Sequence[str] = ()
     first: str = "user0@shop.com"
+    plain: bool = False
 
     def run(self) -> Spent:
         return Spent(cpu_s=1.0, wall_s=1.0)

@@ -52,8 +52,8 @@ def test_what_is_put_off_on_its_way_leaves_within_the_law_too(granted, per_s, wi
     """Each grant leaves some seconds after it was given, one sooner than another: no window holds more all the same."""
     gate, now, burst, leaving = Gate(per_s / 10, 3), 0.0, 3, []
     for number, (tokens, late_s) in enumerate(granted):
-        now = gate.granted.ready_at(now, tokens)
-        assert gate.granted.take(now, tokens)
+        now = gate.ready_at(now, tokens)
+        assert gate.take(now, tokens)
         heapq.heappush(leaving, (now + late_s, number, tokens))
     left = []
     while leaving:
@@ -75,7 +75,7 @@ def test_nothing_is_put_off_where_all_of_it_takes_equally_long():
     """A constant delay between grant and departure costs no time."""
     gate = Gate(2.0, 1)
     for number in range(20):
-        assert gate.granted.take(number / 2)
+        assert gate.take(number / 2)
         assert gate.leaves_at(number / 2 + 7.0) == number / 2 + 7.0
         assert gate.leave(number / 2 + 7.0)
 

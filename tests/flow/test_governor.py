@@ -79,7 +79,7 @@ def afresh(lab):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch, plain_python):
     """The identity is tried again after parts of a second instead of 15 minutes."""
     monkeypatch.setattr(IdentityBreaker.__init__, "__defaults__", (0.3, 5.0))
 

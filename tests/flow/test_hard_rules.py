@@ -202,7 +202,7 @@ def afresh(lab):
 
 
 @pytest.fixture
-def soon(monkeypatch):
+def soon(monkeypatch, plain_python):
     """A positive control may be asked again after parts of a second instead of 15 minutes."""
     monkeypatch.setattr(Brake.__init__, "__defaults__", (0.3,))
 

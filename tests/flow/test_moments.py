@@ -56,7 +56,7 @@ def test_every_connection_is_in_the_audit(lab, verify):
     assert sum(host == "fast.microsoft.lab" for host, _ in connects) == len(run.log.sessions("fast.microsoft.lab"))
 
 
-def test_sessions_that_start_let_others_have_their_turn(lab, verify, monkeypatch):
+def test_sessions_that_start_let_others_have_their_turn(lab, verify, monkeypatch, plain_python):
     """A hundred could start at once: no more than a few do before those that were started dial."""
     events = []
     count, in_turn = Metrics.lane_waited, Desk.in_turn

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from engine.core.identity import Mode
+from engine.core.grammar import Range, Rate
+from engine.core.identity import Limits, Mode
 from engine.flow import supply
+from engine.identity_file import load_identity
 from engine.lab.process import LabProcess
+from engine.lab.spec import SHIPPED
 
 DOMAINS, EACH = 12, 15
 SPEC = {
@@ -17,6 +22,12 @@ SPEC = {
         "shop-{01..12}.lab": {"mx": ["aspmx.google.lab"], "mailboxes": ["u01", "u02"]},
         "put-off-{01..20}.lab": {"persona": "put-off", "mailboxes": ["ada"]},
         "engaged-{01..12}.lab": {"persona": "busy-always"},
+        "large-{1..4}.lab": {"mailboxes": [f"u{number:02}" for number in range(1, 17)]},
+        "tenant-{01..24}.lab": {
+            "mx": ["{domain}.microsoft.lab"],
+            "hosts": {"{domain}.microsoft.lab": "normal"},
+            "mailboxes": ["office"],
+        },
     },
 }
 
@@ -66,6 +77,71 @@ def test_no_more_lanes_are_alive_than_memory_has_room_for(lab, verify, monkeypat
 
 
 @pytest.fixture
+def near(monkeypatch):
+    """Five lanes are read ahead."""
+    for name, value in {"AHEAD": 5, "SITES_AT_ONCE": 5, "EVERY_S": 0.01}.items():
+        monkeypatch.setattr(supply, name, value)
+
+
+def test_lanes_are_read_ahead_of_the_sessions_by_a_few(lab, verify, near):
+    """While those in memory can start, there are no more than may be open, these few and those of one look."""
+    alive = []
+
+    def look(verification):
+        alive.append(len(verification.lanes()))
+        return False
+
+    rows = [f"user1@many{number:05}.lab" for number in range(1, 121)]
+    run = verify(lab, rows, concurrency=8, stop_when=look)
+    assert set(run.reasons.values()) == {"rcpt_ok"}
+    assert 8 < max(alive) <= 8 + 5 + 5
+
+
+def test_nobody_further_down_the_list_waits_for_lanes_that_wait(lab, verify, near):
+    """Twenty sites put us off, more than are read ahead: those behind them are asked before these are asked again."""
+    rows = [f"ada@put-off-{number:02}.lab" for number in range(1, 21)]
+    rows += [f"user1@many{number:05}.lab" for number in range(1, 31)]
+    run = verify(lab, rows, concurrency=8, policies={"default": {"retry": {"greylist": ["1.5s"]}}})
+    assert set(run.reasons.values()) == {"rcpt_ok"}
+    asked = [(one.t, one.recipient) for one in run.log.asked]
+    again = min(t for place, (t, who) in enumerate(asked) if who in {each for _, each in asked[:place]})
+    assert max(t for t, who in asked if "@many" in who) < again
+
+
+def test_who_waits_for_the_identitys_own_limits_waits_in_the_journal(lab, verify, near):
+    """Nobody further down the list could start either: nothing is read on."""
+    four = Rate(4, 3600.0)
+    narrow = replace(load_identity(SHIPPED.parent / "identity.yaml")[0], limits=Limits(sessions=Range(four, four)))
+    alive = []
+
+    def look(verification):
+        alive.append(len(verification.lanes()))
+        return False
+
+    rows = [f"user1@many{number:05}.lab" for number in range(1, 121)]
+    run = verify(lab, rows, concurrency=8, identity=narrow, deadline_s=1.5, stop_when=look)
+    assert len(run.log.sessions()) == 4
+    assert 5 <= max(alive) <= 8 + 5 + 5
+
+
+def test_sites_with_many_addresses_hold_up_nobody_behind_them(lab, verify, near, monkeypatch):
+    """Memory is full of addresses of four sites, whose limits let few be asked: the small sites behind come in."""
+    for name, value in {"IN_MEMORY": 8, "SITE_SHARE": 8, "FEW": 2}.items():
+        monkeypatch.setattr(supply, name, value)
+    slow = {
+        "sessions": {"concurrency": 1, "rate": "2/s", "burst": 1},
+        "recipients": {"per_session": 2, "per_transaction": 2},
+    }
+    rows = [f"u{number:02}@large-{site}.lab" for site in range(1, 5) for number in range(1, 17)]
+    rows += [f"user1@many{number:05}.lab" for number in range(1, 31)]
+    run = verify(lab, rows, concurrency=8, policies={"default": slow})
+    assert set(run.reasons.values()) == {"rcpt_ok"}
+    large = [one.t for one in run.log.asked if one.recipient in rows and "@large" in one.recipient]
+    assert len(large) == 4 * 16
+    assert max(one.t for one in run.log.asked if "@many" in one.recipient) < large[len(large) // 2]
+
+
+@pytest.fixture
 def cramped(monkeypatch):
     """Memory has room for ten lanes."""
     small = {"LANES": 10, "SITES_AT_ONCE": 5, "EVERY_S": 0.01, "PARKED_S": 0.5, "ROOM_EVERY_S": 0.05}
@@ -83,6 +159,19 @@ def test_sites_that_wait_for_another_attempt_make_room_for_those_that_were_never
     again = min(t for place, (t, who) in enumerate(asked) if who in {each for _, each in asked[:place]})
     assert max(t for t, who in asked if "@many" in who) < again
     assert all(sum(who == address for _, who in asked) == 2 for address in rows[:20])
+
+
+def test_sites_that_wait_for_one_limit_make_room_for_those_behind_them(lab, verify, cramped):
+    """Twenty-four sites of a provider at the head of the list, whose edge takes four sessions a second from us."""
+    rows = [f"office@tenant-{number:02}.lab" for number in range(1, 25)]
+    rows += [f"user1@many{number:05}.lab" for number in range(1, 31)]
+    edge = {"concurrency": 2, "rate": "4/s", "burst": 1}
+    sessions = {"concurrency": 2, "rate": "50/s", "burst": 5}
+    run = verify(lab, rows, concurrency=8, policies={"microsoft-like": {"across_sites": edge, "sessions": sessions}})
+    assert set(run.reasons.values()) == {"rcpt_ok"}
+    tenants = [one.t for one in run.log.asked if one.recipient in rows and "@tenant" in one.recipient]
+    assert len(tenants) == 24
+    assert max(one.t for one in run.log.asked if "@many" in one.recipient) < tenants[12]
 
 
 def test_sites_that_are_knocked_at_again_make_room_too(lab, verify, cramped):

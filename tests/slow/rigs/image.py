@@ -2,7 +2,7 @@
 
 1. Stages are folders; RUN is `chroot`, COPY copies, ENV and WORKDIR hold from where they stand.
 2. The base image is Debian 12 with its Python in a venv at /usr/local, as the official image of Python has its own
-   there: alike in what the steps use (python, pip, apt, useradd), and not the same bits.
+   there, headers too: alike in what the steps use (python, pip, apt, useradd), and not the same bits.
 3. The registries are reached as this machine reaches them: its resolver, pip's settings and certificate come along.
 """
 
@@ -42,7 +42,8 @@ def base_root() -> Path:
     if not (BASE / "ready").exists():
         shutil.rmtree(BASE, ignore_errors=True)
         _run(
-            [tool / "usr/sbin/debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates",
+            [tool / "usr/sbin/debootstrap", "--variant=minbase",
+             "--include=python3,python3-dev,python3-venv,ca-certificates",
              "bookworm", BASE, MIRROR],
             {"DEBOOTSTRAP_DIR": str(tool / "usr/share/debootstrap"), "PATH": PATH},
         )  # fmt: skip
