@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from gevent.lock import BoundedSemaphore
@@ -43,8 +44,10 @@ class Memory:
         self._restoring = BoundedSemaphore(1)  # nobody starts under a cap that another one is still bringing back
         state.forget_breakers(wall())
 
-    def restore(self, caps: Caps, lanes: Iterable[Lane] = ()) -> None:
+    def restore(self, caps: Caps, lanes: Collection[Lane] = ()) -> None:
         """Bring back what earlier runs knew of these new lanes, and knew and spent of all caps that are fresh."""
+        if not (caps.fresh or lanes or self._restoring.locked()):
+            return
         with self._restoring:
             fresh, caps.fresh = caps.fresh, []
             rows: dict[str, Cap | Lane] = {self.key(cap.key): cap for cap in fresh}
@@ -88,12 +91,11 @@ class Memory:
         where its address, with the same numbers, owes as much: that one keeps it back.
         """
         now = self._clock()
-        above: Sequence[Cap | None] = (*caps[1:], None)
-        owing = [
-            cap
-            for cap, over in zip(caps, above, strict=True)
-            if cap.full_at > now + SOON_S and not _stands_for(over, cap)
-        ]
+        owing = [cap for cap in caps if cap.full_at > now + SOON_S]
+        if not owing:
+            return
+        over = dict(pairwise(caps))  # the cap above each
+        owing = [cap for cap in owing if not _stands_for(over.get(cap), cap)]
         if any(cap.starts is not None for cap in owing):
             if now < self._counts_at:
                 owing = [cap for cap in owing if cap.starts is None]
@@ -106,11 +108,13 @@ class Memory:
         """Save lanes and caps: they leave memory, or the run ends."""
         rows: dict[str, dict[str, Any] | None] = {}
         now, wall = self._clock(), self._wall()
-        named: list[tuple[str, Lane | Cap]] = [(self._holds(lane), lane) for lane in lanes]
-        named += [(self.key(cap.key), cap) for cap in caps]
-        for key, one in named:
+        concerned: list[Lane | Cap] = [*lanes, *caps]
+        for one in concerned:
             one.unsaved = False
             kept = one.memory(now)
+            if not kept and not self._kept:
+                continue
+            key = self.key(one.key) if isinstance(one, Cap) else self._holds(one)
             if kept:
                 useful_s = KEPT_S
                 if isinstance(one, Cap) and kept.keys() <= _PASSES:
@@ -131,7 +135,8 @@ class Memory:
         """A lane leaves memory, and caps that nobody needs any more."""
         gone, caps.gone = caps.gone, []
         self.save([lane], gone)
-        self._kept.difference_update([self._holds(lane), *(self.key(cap.key) for cap in gone)])
+        if self._kept:
+            self._kept.difference_update([self._holds(lane), *(self.key(cap.key) for cap in gone)])
 
     def save_identity(self, breaker: IdentityBreaker) -> None:
         """Save what refuses the identity, and whether it is closed."""
