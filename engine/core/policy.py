@@ -290,8 +290,11 @@ class PolicySet:
 
     def named(self, name: str) -> Policy | None:
         """The policy of this name, alias or MX host name."""
-        plain = plain_host(name)
-        return self._by_name.get(plain) or self.claiming(plain)
+        known = self._by_name.get(name)
+        if known is None:
+            plain = plain_host(name)
+            known = self._by_name.get(plain) or self.claiming(plain)
+        return known
 
     def _find_claiming(self, host: str) -> Policy | None:
         found = self.claim(host)

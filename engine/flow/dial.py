@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 
 import gevent
 
@@ -37,14 +38,14 @@ def dial(desk: Desk, visit: Visit, site: SiteHosts, *, eai: bool = False) -> Lin
     ]
     if eai:
         endpoints.sort(key=lambda endpoint: endpoint.host in site.without_utf8)
-    line, dialled = Line(), not endpoints
+    line, dialled, stops = Line(), not endpoints, partial(desk.stops, visit)
     for endpoint in endpoints:
-        if desk.stops(visit):
+        if stops():
             line.failure = None  # nobody knows what the next host would have said
             return line
         if not desk.admit(visit, endpoint.host, endpoint.ip):
             continue
-        dialled_at = desk.in_turn(visit.caps, lambda: desk.stops(visit))
+        dialled_at = desk.in_turn(visit.caps, stops)
         if dialled_at is None:
             line.failure = None
             return line

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import gevent
 
@@ -50,6 +51,7 @@ class Call:
         self.lane = visit.lane
         self.site = site
         self.line = Line()
+        self._stops = partial(desk.stops, visit)
         self._asked = 0  # recipients, controls included
         self._leaves = False  # a reply asked for another session
         self._late = False  # its turn would come too late for this session
@@ -58,7 +60,7 @@ class Call:
         """Dial, ask batch after batch, and say QUIT."""
         began = self.desk.clock()
         batch: Batch | None = self.visit.first
-        eai = any(not item.local.isascii() for item in self.visit.first.items)
+        eai = not "".join([item.local for item in self.visit.first.items]).isascii()
         try:
             self.line = dial(self.desk, self.visit, self.site, eai=eai)
             session = self.line.session
@@ -67,7 +69,7 @@ class Call:
                     self._not_opened(self.visit.first, self.line.failure)
                     batch = None
                 return
-            while batch is not None and session.alive and not self._late and not self.desk.stops(self.visit):
+            while batch is not None and session.alive and not self._late and not self._stops():
                 batch = self._ask(session, batch)
             session.quit()
         finally:
@@ -107,7 +109,7 @@ class Call:
         if wait_s > 0:
             gevent.sleep(wait_s)
         smtputf8 = not "".join(recipients).isascii()
-        if smtputf8 and not session.smtputf8 and not self.desk.stops(self.visit):
+        if smtputf8 and not session.smtputf8 and not self._stops():
             self._without_utf8(batch)
             return None
         latest = self.lane.ages_at(self.visit)
@@ -229,7 +231,7 @@ class Call:
     def _without_utf8(self, batch: Batch) -> None:
         """This host takes no non-ASCII recipients; when no other one that can be reached does, that is the answer."""
         assert self.line.endpoint is not None
-        self.site.without_utf8.add(self.line.endpoint.host)
+        self.site.without_utf8 |= {self.line.endpoint.host}
         now, desk = self.desk.clock(), self.desk
         everywhere = self.site.without_utf8 >= {name for name, _ in self.site.hosts[:MAX_HOSTS]}
         unsupported = no_reply(Answer("", Stage.EHLO, None, "", 0, "no_smtputf8"), "eai_unsupported")
@@ -382,9 +384,6 @@ class Call:
             desk.journal.settle_unasked(concerned.id, "refusals_suspect", "not_asked", "not_checked", desk.stamp())
         if len(domains) >= MANY_DOMAINS:
             lane.breaker.open(desk.clock(), "refusals_suspect", desk.jitter())
-
-    def _stops(self) -> bool:
-        return self.desk.stops(self.visit)
 
     # --- writing ----------------------------------------------------------------------------------------------
 
