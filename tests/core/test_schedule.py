@@ -322,7 +322,7 @@ FREE = a_policy("free", 50, 6000)
 
 
 def test_a_site_that_comes_back_is_under_the_cap_that_the_others_are_under():
-    """The sum over all sites leaves memory before a site does that waits longer; who comes then shares a new one."""
+    """The sum over all sites may leave memory before a site that waits longer: they share what comes in its place."""
     chosen = policies(1, 6, 1)
     caps, schedule, many = Caps(chosen), Schedule(), chosen.policies[1]
 
