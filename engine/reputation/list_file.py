@@ -274,8 +274,10 @@ class _Map:
         found = {}
         for key in part.value:
             shape = self.fields.get(key, self.each)
-            if shape is None or not isinstance(key, str):
-                faults.append(part.at(str(key)).wrong("there is no such field"))
+            if not isinstance(key, str):
+                faults.append(part.at(str(key)).wrong(f"{key!r} is no text (expected a name; quotes make it one)"))
+            elif shape is None:
+                faults.append(part.at(key).wrong("there is no such field"))
             else:
                 found[key] = _read(shape, part.at(key), faults)
         faults += [part.at(key).wrong("is missing") for key in self.needed if key not in part.value]

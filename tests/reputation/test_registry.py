@@ -237,7 +237,7 @@ def test_a_file_may_deny_more(file) -> None:
         ("lists:\n  spamcop: {families: [domain]}\n", r"a list of kind ip knows no domains"),
         ("lists:\n  spamcop: {zone: '{key}.bl.example'}\n", r"a zone with \{key\} needs an `access`"),
         ("lists: [a]\n", r":1: lists: \['a'\] is not a map"),
-        ("lists: {7: {kind: ip}}\n", r":1: lists\.7: there is no such field"),
+        ("lists: {7: {kind: ip}}\n", r":1: lists\.7: 7 is no text \(expected a name"),
         ("lists:\n  mine:\n    severity: [high]\n", r"severity: \['high'\] is no severity"),
         ("lists:\n  mine:\n    codes:\n", r"codes: None is not a list"),
         ("lists:\n  mine:\n    codes: [7]\n", r"codes\[1\]: 7 is not a map"),
