@@ -23,7 +23,6 @@ from engine.core.schedule import Schedule
 
 MAX_HOSTS = 3  # of a site that a visit may dial
 MAX_ADDRESSES = 2  # of each
-REMEMBERED = 10_000  # hosts whose policy is known
 
 Hosts = Sequence[tuple[str, Sequence[str]]]
 
@@ -41,7 +40,6 @@ class Caps:
         self._policies = policies
         self._v4 = identity is None or bool(identity.public_v4)
         self._v6 = identity is None or bool(identity.public_v6)
-        self._claimed: dict[str, Policy | None] = {}
         self._caps: dict[str, Cap] = {}
         self._unused: list[tuple[float, str]] = []  # when each may be forgotten
 
@@ -71,7 +69,6 @@ class Caps:
         Gives each cap whose refusals are counted over a longer time than before, and that earlier time in seconds.
         """
         self._policies = policies
-        self._claimed.clear()
         for cap in list(self._caps.values()):
             old = cap.policy
             new = (policies.named(old.name) or policies.default) if old is not None else None
@@ -155,14 +152,14 @@ class Caps:
         """Other policies that claim hosts of a lane."""
         others: tuple[Policy, ...] = ()
         for name, _ in hosts[:MAX_HOSTS]:
-            claimed = self._claiming(name)
+            claimed = self._policies.claiming(name)
             if claimed is not None and claimed.name != policy.name:
                 others += (claimed,)
         return others
 
     def _dialled(self, policy: Policy, host: str, ip: str) -> Cap | None:
         """The innermost cap over a host that is dialled, beside a lane's own."""
-        claimed = self._claiming(host)
+        claimed = self._policies.claiming(host)
         if claimed is None:
             default = self._policies.default
             return self._site(neighbour(ip), default, self._across(default))
@@ -171,14 +168,6 @@ class Caps:
         if claimed.scope == "provider":
             return self._site(claimed.name, claimed, self.identity)
         return self._site(host, claimed, self._across(claimed))
-
-    def _claiming(self, host: str) -> Policy | None:
-        """The policy that claims a host; a lane asks for the same few again and again."""
-        if host not in self._claimed:
-            if len(self._claimed) >= REMEMBERED:
-                self._claimed.clear()
-            self._claimed[host] = self._policies.claiming(host)
-        return self._claimed[host]
 
     def _across(self, policy: Policy) -> Cap | None:
         if policy.across_sites is None:
