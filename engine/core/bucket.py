@@ -123,7 +123,8 @@ class Gate(TokenBucket):
 
     def owed(self, now: float) -> float:
         """As of a bucket, of whichever owes more."""
-        return max(0.0, self.full_at - now) / self._interval_s
+        due = self._due if self._due > self._left_due else self._left_due
+        return (due - now) / self._interval_s if due > now else 0.0
 
     def owe(self, tokens: float, now: float, away_s: float = 0.0) -> None:
         """As of a bucket, both times."""

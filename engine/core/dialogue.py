@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -187,12 +186,12 @@ class Dialogue:
         self._tls = tls
         self._parser = ReplyParser()
         self._failure: ProtocolError | None = None
-        self._events: deque[Event] = deque()
+        self._events: list[Event] = []  # a few at most, as below: an empty deque takes 760 bytes
         self._out = b""  # commands not handed out yet
-        self._later: deque[bytes] = deque()  # commands that wait for the reply to the one before
+        self._later: list[bytes] = []  # commands that wait for the reply to the one before
         self._owed = 1  # replies the peer owes us, the greeting first
         self._early = False  # the peer had begun to speak before our last command left
-        self._asked: deque[str] = deque()  # recipients without an answer
+        self._asked: list[str] = []  # recipients without an answer
         self._open = False  # a transaction that RSET must close
 
     def __repr__(self) -> str:
@@ -232,7 +231,7 @@ class Dialogue:
             if reply is None:
                 return None
             self._hear(reply)
-        return self._events.popleft()
+        return self._events.pop(0)
 
     def to_send(self) -> bytes:
         """The bytes to send now, in one write; from here on they count as sent."""
@@ -257,7 +256,7 @@ class Dialogue:
             self._out = b"".join(commands)
         else:
             self._later.extend(commands)
-            self._say(self._later.popleft())
+            self._say(self._later.pop(0))
 
     def secured(self) -> None:
         """The TLS handshake is done: all that the server said before is forgotten (RFC 3207 section 4.2)."""
@@ -341,7 +340,7 @@ class Dialogue:
         """Give a reply inside a transaction to the recipients that it answers."""
         accepted = move is Move.ACCEPTED
         if state is State.RCPT:
-            self._events.append(Answered(self._asked.popleft(), stage, reply))
+            self._events.append(Answered(self._asked.pop(0), stage, reply))
         elif state is State.RSET and accepted:
             self._open = False
         elif state is State.MAIL and accepted:
@@ -353,7 +352,7 @@ class Dialogue:
 
     def _go_on(self) -> None:
         if self._later:
-            self._say(self._later.popleft())
+            self._say(self._later.pop(0))
         elif not self._owed:
             self._turn(Move.DONE)
             self._events.append(Ready())

@@ -82,7 +82,7 @@ class Guard:
 
     def stops(self, visit: Visit) -> bool:
         """Whether this visit may ask nothing more."""
-        return self.hold.stops or (self.breaker.stops and not visit.trial)
+        return self.hold.stops or (self.breaker.breaker.state is not BreakerState.CLOSED and not visit.trial)
 
     def ending(self, give_up_s: float, *, busy: bool) -> tuple[float | None, str]:
         """When what waits ends because the identity is held or closed to us, and as what; None while it is not."""

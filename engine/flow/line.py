@@ -20,7 +20,7 @@ class SiteHosts:
     id: int
     key: str
     hosts: tuple[tuple[str, tuple[str, ...]], ...]
-    without_utf8: set[str] = field(default_factory=set)
+    without_utf8: frozenset[str] = frozenset()
     unbacked: bool = True  # refusals that rest on nothing may wait in the journal for an acceptance here
 
     def endpoints(self, port: int) -> list[Endpoint]:

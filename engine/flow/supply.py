@@ -40,7 +40,7 @@ IN_MEMORY = 50_000
 FEW = 20  # of each site, beyond those
 AHEAD = 500
 LANES = 20_000  # what lanes and sessions take has to stay below 250 MB
-SITES_AT_ONCE = 500
+SITES_AT_ONCE = 250
 SITE_SHARE = 1_000
 EVERY_S = 0.05  # how often memory is looked at for room, while the journal holds more
 COUNT_EVERY_S = 0.5
@@ -260,7 +260,7 @@ class Supply:
         lanes, identity = len(self._schedule.lanes), self._caps.identity
         if lanes >= LANES:
             return False
-        if lanes < self._enough and not self._crowded(now):
+        if lanes + SITES_AT_ONCE <= self._enough and not self._crowded(now):
             return True
         return self._schedule.starved and (identity is None or not identity.line)
 

@@ -231,7 +231,7 @@ class Call:
     def _without_utf8(self, batch: Batch) -> None:
         """This host takes no non-ASCII recipients; when no other one that can be reached does, that is the answer."""
         assert self.line.endpoint is not None
-        self.site.without_utf8.add(self.line.endpoint.host)
+        self.site.without_utf8 |= {self.line.endpoint.host}
         now, desk = self.desk.clock(), self.desk
         everywhere = self.site.without_utf8 >= {name for name, _ in self.site.hosts[:MAX_HOSTS]}
         unsupported = no_reply(Answer("", Stage.EHLO, None, "", 0, "no_smtputf8"), "eai_unsupported")

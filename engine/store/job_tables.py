@@ -243,10 +243,12 @@ def _site_id(key: str, identity: str, conn: sqlite3.Connection) -> int:
     return int(found[0])
 
 
-_WAITING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,
-                     a.tempfail_steps, a.reconnects, a.first_at, a.reason
-              FROM addresses a JOIN domains d ON d.id = a.domain_id
-              WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
+_PENDING = """SELECT a.id, a.local, d.name, a.domain_id, a.site_id, a.next_at, a.attempts, a.greylist_steps,
+                     a.tempfail_steps, a.reconnects, a.first_at, a.reason"""
+_WAITING = f"""{_PENDING} FROM addresses a JOIN domains d ON d.id = a.domain_id
+               WHERE a.site_id = ? AND a.state = 1 AND a.id > ? ORDER BY a.id LIMIT ?"""
+_FIRST = f"""{_PENDING} FROM json_each(?) s CROSS JOIN addresses a CROSS JOIN domains d ON d.id = a.domain_id
+             WHERE a.id IN (SELECT id FROM addresses WHERE site_id = s.value AND state = 1 ORDER BY id LIMIT ?)"""  # noqa: S608 - our own names
 _OPEN_SITES = """SELECT id, key, identity, lane, policy, hosts FROM sites s WHERE id > ? AND identity = ? AND EXISTS
                  (SELECT 1 FROM addresses a WHERE a.site_id = s.id AND a.state IN (1, 2)) ORDER BY id LIMIT ?"""
 _OF_SITES = "SELECT DISTINCT site_id FROM addresses WHERE site_id IN (SELECT value FROM json_each(?)) AND state ="
@@ -290,6 +292,9 @@ def do_load(identity: str, after: int, limit: int, share: int, conn: sqlite3.Con
     sites = [Site(*row) for row in conn.execute(_OPEN_SITES, (after, identity, limit))]
     named = (json.dumps([site.id for site in sites]),)
     in_doubt, distrusted = ({row[0] for row in conn.execute(query, named)} for query in (_IN_DOUBT, _DISTRUSTED))
+    pending: dict[int, list[Pending]] = {site.id: [] for site in sites}
+    for one in map(Pending._make, conn.execute(_FIRST, (*named, share))):  # one look; SQLite vows no order of an IN
+        pending[one.site_id].append(one)
     loads = []
     for site in sites:
         unconfirmed: dict[int, str] = {}
@@ -301,8 +306,7 @@ def do_load(identity: str, after: int, limit: int, share: int, conn: sqlite3.Con
                 unconfirmed[domain_id] = name
             else:
                 unbacked.append((domain_id, name, code, text, local))
-        pending = do_waiting(site.id, 0, share, conn)
-        loads.append(Load(site, pending, list(unconfirmed.items()), unbacked, site.id in distrusted))
+        loads.append(Load(site, sorted(pending[site.id]), list(unconfirmed.items()), unbacked, site.id in distrusted))
     return loads
 
 
