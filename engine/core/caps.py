@@ -194,6 +194,8 @@ class Caps:
         if known is None:
             known = self._caps[key] = site_cap(key, policy, above)
             self.fresh.append(known)
+        elif not known.users:
+            known.above = above  # the one that it had may have left memory before it
         return known
 
     def _use(self, caps: Sequence[Cap]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from engine.core.bucket import NEVER, Gate, SlidingCount, Spending, TokenBucket
+from engine.core.bucket import NEVER, SlidingCount, Spending, TokenBucket
 from engine.core.grammar import Range
 from engine.core.policy import PaceRange
 
@@ -30,7 +30,7 @@ class Pace:
 
     __slots__ = ("_bucket", "_changed_at", "_cut_at", "_limits", "_own", "_range", "rate_per_s", "settled")
 
-    def __init__(self, rates: Range, limits: PaceRange, bucket: TokenBucket | Gate) -> None:
+    def __init__(self, rates: Range, limits: PaceRange, bucket: TokenBucket) -> None:
         self._range = rates
         self._limits = limits
         self._bucket = bucket

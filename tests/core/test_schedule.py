@@ -321,6 +321,34 @@ def waiting_under(cap: Cap, keys: str) -> tuple[Schedule, list[Lane]]:
 FREE = a_policy("free", 50, 6000)
 
 
+def test_a_site_that_comes_back_is_under_the_cap_that_the_others_are_under():
+    """The sum over all sites may leave memory before a site that waits longer: they share what comes in its place."""
+    chosen = policies(1, 6, 1)
+    caps, schedule, many = Caps(chosen), Schedule(), chosen.policies[1]
+
+    def lane(name: str) -> Lane:
+        return caps.lane(name, many, hosts_of([name]))
+
+    first, other = (name for name in sorted(ADDRESSES) if name.endswith(".many.test"))
+    before = lane(first)
+    schedule.add(before)
+    before.queue.domain("d.test", 1, first)
+    before.queue.add(Item(1, "u", "d.test"), 0.0)
+    schedule.touch(before, 0.0)
+    visit = schedule.next(0.0)
+    assert isinstance(visit, Visit)
+    before.settle(visit, visit.first, 0, 0.5)
+    before.finish(visit, 0.5)
+    schedule.retire(before)
+    caps.let_go(before.caps, 2.0)
+    assert [cap.key for cap in caps] == [first]
+    beside, again = lane(other), lane(first)
+    assert again.own is before.own
+    assert again.caps[-1] is beside.caps[-1]
+    caps.let_go(again.caps, 3.0)
+    assert beside.caps[-1] in list(caps)
+
+
 def test_a_half_open_session_that_goes_elsewhere_leaves_its_place_to_the_next():
     """The breaker of the host that it left lets another session try at once, and nobody waits for the end of this."""
     near, far = site_cap("near", FREE), site_cap("far", FREE)
