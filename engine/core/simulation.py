@@ -245,9 +245,10 @@ class Simulation:
 
     def _kind(self, lane: Lane, key: str, asked: Sequence[Mail], first: int) -> tuple[object, ...]:
         """All that makes a lane that is alone fare as it does."""
-        limits = *(cap.policy and cap.policy.name for cap in lane.caps), lane.per_session, lane.per_transaction
+        policies = tuple([cap.policy and cap.policy.name for cap in lane.caps])
+        limits = lane.per_session, lane.per_transaction, lane.refusals_per_session
         domains = ((each.addresses, self._refuses(lane, each), each.domain in self._greylisting) for each in asked)
-        return key, lane.policy.name, limits, tuple(domains), bytes(self._fates[first:])
+        return key, lane.policy.name, policies, limits, tuple(domains), bytes(self._fates[first:])
 
     def _floor(self, key: str, policy: Policy) -> tuple[Schedule, Caps]:
         """The schedule and caps of an identity."""

@@ -163,6 +163,25 @@ def test_a_lane_that_is_played_for_others_fares_as_each_of_them_would(sizes, ref
     assert crowds == one_by_one
 
 
+def test_a_lane_beside_a_stricter_host_is_played_on_its_own():
+    """A host that another policy claims makes its sessions shorter: it is no member of a crowd without such a host."""
+    own = policy(name="default")
+    strict = policy(name="strict", match_mx=("*.strict.example",), refusals=replace(own.refusals, per_session=2))
+    asker = Identity("a", "a.example", "p@a.example", public_v4="203.0.113.1", limits=Limits(None, None))
+
+    def one(number: int, *beside: str) -> Mail:
+        hosts = [(name, [f"192.0.2.{number}"]) for name in (f"mx{number}.example", *beside)]
+        return Mail(f"d{number}.example", f"s{number}", f"s{number}", own, 12, False, asker.key, hosts)
+
+    free, bound = one(1), one(2, "mx.strict.example")
+    more = {"policies": PolicySet((strict,), own), "identities": [asker]}
+    all_refused = Assumed(refused=1.0, tempfail=0.0)
+    alone = [play([each], all_refused, **more) for each in (free, bound)]
+    together = play([free, bound], all_refused, **more)
+    assert together == alone[0] | alone[1]
+    assert len({course.seconds for course in together.values()}) == 2
+
+
 def test_a_crowd_takes_as_many_sessions_as_its_lanes():
     """1,000 sites alike, 100 sessions at once: the same time as with each of them played."""
     listed = [mail(1, policy(), site=f"s{n}") for n in range(1000)]
