@@ -139,7 +139,8 @@ class Governor(RuleBasedStateMachine):
         if not session.open or session.asked:
             return  # only a visit that was not greeted yet goes on
         host, (ip,) = session.hosts[place % len(session.hosts)]
-        before, open_before = session.visit.caps, self.open_in()
+        before = session.visit.caps
+        open_before = {cap: found for cap, found in self.open_in().items() if found or cap.users}  # others may go
         caps = self.caps.reach(session.visit.lane, host, ip)
         if self.caps.admit(self.schedule, session.visit, caps, self.now):
             assert session.visit.caps == caps
