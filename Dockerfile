@@ -20,9 +20,9 @@ WORKDIR /src
 COPY constraints.txt setup.py setup.cfg pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md ./
 COPY policies policies
 COPY engine engine
-# Compiled, it takes a quarter less CPU (docs/performance.md). The venv has no pip of its own: what goes into the last
-# stage can run, and build nothing.
-RUN pip install --no-cache-dir --constraint constraints.txt setuptools mypy types-PyYAML \
+# Compiled, it takes a quarter less CPU (docs/performance.md); the compiler wants the types of what the engine imports.
+# The venv has no pip of its own: what goes into the last stage can run, and build nothing.
+RUN pip install --no-cache-dir --constraint constraints.txt . setuptools mypy types-PyYAML \
     && ENGINE_COMPILED=1 pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel . \
     && python -m venv --without-pip /opt/engine \
     && pip --python /opt/engine/bin/python install --no-cache-dir --constraint constraints.txt /wheel/*.whl

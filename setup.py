@@ -2,8 +2,8 @@
 
 1. One source: what is compiled is what is read, tested and shipped as plain Python. docs/performance.md has the gain.
 2. It takes a C compiler, mypy and types-PyYAML: `make compiled`, or `pip wheel --no-build-isolation`.
-3. Compiled code holds annotations to be true: a value of another type is a TypeError. `make test-compiled` runs the
-   whole suite on it.
+3. Compiled code holds annotations to be true (a value of another type is a TypeError), and keeps a tuple's values, not
+   its identity. `make test-compiled` runs the whole suite on it.
 """
 
 import os

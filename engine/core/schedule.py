@@ -116,9 +116,8 @@ class Schedule:
         self, now: float, admits: Callable[[Lane], bool] | None, passed: list[Lane], *, trial: bool
     ) -> Visit | Wait:
         while self._heap and len(passed) < LOOK_AHEAD:
-            entry = self._heap[0]
-            due, _, who = entry
-            if who.entry is not entry:
+            due, order, who = self._heap[0]
+            if who.entry is None or who.entry[1] != order:
                 heapq.heappop(self._heap)
                 continue
             if due > now:
