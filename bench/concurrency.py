@@ -1,9 +1,12 @@
 """Sessions open at once in one process, 300 ms a reply: memory a session, hub lag, rate.
 
+How many are open is their rate times how long they last, and a core sets a limit to the rate: with slower replies
+(--reply) more of them can be open.
+
 Each session is at a site of its own. The base of the memory is what the process takes when the lanes are filled and
 nobody is dialled yet. With --tls every host offers STARTTLS, and the smallest size is run in the clear before.
 
-    python -m bench concurrency [--short] [--sizes 1000 2000 5000 10000] [--tls]
+    python -m bench concurrency [--short] [--sizes 1000 2000 5000 10000] [--reply 0.3] [--tls]
 """
 
 from __future__ import annotations
@@ -70,6 +73,7 @@ def main(arguments: list[str]) -> int:
     parser = options("concurrency", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", help="1000 2000 5000 10000, or 500 1000 with --short")
     parser.add_argument("--tls", action="store_true", help="every host offers STARTTLS")
+    parser.add_argument("--reply", type=float, default=REPLY_S, metavar="SECONDS", help="until each reply, 0.3")
     chosen = parser.parse_args(arguments)
     sizes = sorted(chosen.sizes or ([500, 1000] if chosen.short else [1000, 2000, 5000, 10000]))
     report = Report("tls" if chosen.tls else "concurrency")
@@ -77,17 +81,19 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = chosen.keep or Path(name)
         if chosen.tls:
-            _one(report, folder / "clear", sizes[0], tls=False, beside=True)
+            _one(report, folder / "clear", sizes[0], chosen.reply, tls=False, beside=True)
         for size in sizes:
-            found.append(_one(report, folder / str(size), size, tls=chosen.tls, says=size == sizes[-1]))
+            found.append(_one(report, folder / str(size), size, chosen.reply, tls=chosen.tls, says=size == sizes[-1]))
     if not chosen.tls:
         _linear(report, found)
     _plots(report, found)
     return report.finish(chosen)
 
 
-def _one(report: Report, folder: Path, size: int, *, tls: bool, beside: bool = False, says: bool = False) -> Found:
-    with _world(WAVES * size, tls=tls) as world:
+def _one(
+    report: Report, folder: Path, size: int, reply_s: float, *, tls: bool, beside: bool = False, says: bool = False
+) -> Found:
+    with _world(WAVES * size, reply_s, tls=tls) as world:
         setup = _setup(folder, world, size)
         opened = watch(setup, world)
         found = _measured(size, opened, world)
@@ -101,9 +107,9 @@ def _one(report: Report, folder: Path, size: int, *, tls: bool, beside: bool = F
     return found
 
 
-def _world(sites: int, *, tls: bool) -> World:
+def _world(sites: int, reply_s: float, *, tls: bool) -> World:
     plan = Plan()
-    plan.persona("normal", delay_s=REPLY_S, starttls=tls)
+    plan.persona("normal", delay_s=reply_s, starttls=tls)
     for number in range(sites):
         plan.site(f"d{number:06}.lab")
     return World(plan, level=CONNECTIONS)
