@@ -39,6 +39,7 @@ class Schedule:
         self.lanes: dict[str, Lane] = {}
         self.starved = False  # nobody could start when it was last asked for a visit
         self._heap: list[Entry] = []  # of each lane or cap one is valid, its `entry`; older ones are skipped
+        self._retired = 0  # since the heap was last sifted
         self._order = count()
 
     def add(self, lane: Lane) -> None:
@@ -109,6 +110,9 @@ class Schedule:
             self._put(cap, NEVER)  # it is somebody else's turn there
         if not lane.own.line:
             lane.own.entry = None
+        self._retired += 1
+        if 2 * self._retired > len(self._heap):
+            self._sift()
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -178,6 +182,12 @@ class Schedule:
         if lane.ticket is None or (urgent and lane.ticket >= 0):
             lane.ticket = next(self._order) - (_AHEAD if urgent else 0)
         return lane.ticket
+
+    def _sift(self) -> None:
+        """Drop older entries: they would keep lanes that are gone in memory until their moment, hours ahead."""
+        self._heap = [entry for entry in self._heap if (valid := entry[2].entry) is not None and valid[1] == entry[1]]
+        self._heap.sort()  # what is sorted is a heap
+        self._retired = 0
 
     @staticmethod
     def _join(cap: Cap, key: str, ticket: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -383,6 +384,26 @@ def test_the_late_end_of_an_answered_trial_does_not_end_the_next():
     schedule.touch(late.lane, now, late.caps)
     assert near.breaker.state is BreakerState.HALF_OPEN
     assert isinstance(schedule.next(now), Wait)
+
+
+def test_a_lane_that_is_retired_leaves_memory_whatever_it_waited_for():
+    """Its place in the heap lies hours ahead, and does not keep it until then: sites are parked to make room."""
+    schedule = Schedule()
+    for number in range(50):
+        lane = Lane(f"parked-{number}", FREE)
+        lane.queue.domain("d.test", number, lane.key)
+        lane.queue.add(Item(number, "u", "d.test"), 0.0, 7200.0)
+        schedule.add(lane)
+        schedule.touch(lane, 0.0)
+    for key in [*schedule.lanes][1:]:
+        schedule.retire(schedule.lanes[key])
+    del lane
+    gc.collect()
+    assert sum(isinstance(each, Lane) and each.key.startswith("parked-") for each in gc.get_objects()) <= 2
+    assert schedule.next(0.0) == Wait(7200.0)
+    visit = schedule.next(7200.0)
+    assert isinstance(visit, Visit)
+    assert visit.lane.key == "parked-0"
 
 
 def test_who_waits_for_a_limit_that_is_widened_starts_at_once():
