@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from engine.store.job_tables import (
 from engine.store.writer import Database, Ticket, Writer
 
 ROUTED_AT_ONCE = 2_000  # addresses a transaction of the survey
+COUNTED_AT_ONCE = 50_000
 RESULT = """r.n, r.cells, r.text AS row_text, a.key, a.domain_id, a.state, a.reason, a.detail, a.stage, a.probed,
             a.provider, a.policy, a.mx_host, a.mx_ip, a.source_ip, a.code, a.enhanced, a.text, a.catch_all, a.flags,
             a.suggestion, a.attempts, a.checked_at, a.duration_ms"""
@@ -288,25 +290,44 @@ class Journal:
         """Let the survey look at a domain again, for an address that came after it."""
         self._writer.call(lambda c: c.execute("UPDATE domains SET routed = 0 WHERE name = ?", (domain,)), self._db)
 
+    # What SQLite has to sort for counting it stands in memory, a million rows of it: what is counted here comes in the
+    # order of an index, or so many addresses at a time.
+
     def counts(self) -> dict[str, int]:
         """How many addresses there are by reason (settled and ended), and how many are still open (key '')."""
         query = """SELECT CASE WHEN state >= 3 THEN reason ELSE '' END, COUNT(*) FROM addresses a
-                   WHERE EXISTS (SELECT 1 FROM rows r WHERE r.address_id = a.id AND r.n > 0) GROUP BY 1"""
-        return self._writer.read(self._db, lambda c: dict(c.execute(query).fetchall()))
+                   WHERE a.id > ? AND a.id <= ?
+                   AND EXISTS (SELECT 1 FROM rows r WHERE r.address_id = a.id AND r.n > 0) GROUP BY 1"""
+
+        def do(conn: sqlite3.Connection) -> dict[str, int]:
+            found: Counter[str] = Counter()
+            (last,) = conn.execute("SELECT coalesce(MAX(id), 0) FROM addresses").fetchone()
+            for after in range(0, last, COUNTED_AT_ONCE):
+                found.update(dict(conn.execute(query, (after, after + COUNTED_AT_ONCE)).fetchall()))
+            return dict(found)
+
+        return self._writer.read(self._db, do)
 
     def census(self) -> dict[str, tuple[int, int]]:
         """(addresses that wait, sites) by policy name: what the forecast is made of."""
-        query = """SELECT s.policy, COUNT(*), COUNT(DISTINCT s.id) FROM addresses a JOIN sites s ON s.id = a.site_id
-                   WHERE a.state = 1 GROUP BY s.policy"""
-        return self._writer.read(
-            self._db, lambda c: {name: (addresses, sites) for name, addresses, sites in c.execute(query)}
-        )
+        query = """SELECT s.policy, COUNT(*) FROM addresses a JOIN sites s ON s.id = a.site_id
+                   WHERE a.state = 1 GROUP BY a.site_id"""
+
+        def do(conn: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+            addresses: Counter[str] = Counter()
+            sites: Counter[str] = Counter()
+            for policy, waiting in conn.execute(query):
+                addresses[policy] += waiting
+                sites[policy] += 1
+            return {policy: (addresses[policy], sites[policy]) for policy in sites}
+
+        return self._writer.read(self._db, do)
 
     def waiting_domains(self, limit: int) -> list[tuple[str, Site, int]]:
         """(domain, site, addresses that wait) of at most `limit` domains: what is simulated."""
         query = """SELECT d.name, COUNT(*), s.id, s.key, s.identity, s.lane, s.policy, s.hosts
-                   FROM addresses a JOIN domains d ON d.id = a.domain_id JOIN sites s ON s.id = a.site_id
-                   WHERE a.state = 1 GROUP BY d.id LIMIT ?"""
+                   FROM domains d CROSS JOIN addresses a ON a.domain_id = d.id AND a.state = 1
+                   JOIN sites s ON s.id = a.site_id GROUP BY d.id LIMIT ?"""
 
         def do(conn: sqlite3.Connection) -> list[tuple[str, Site, int]]:
             return [(name, Site(*site), count) for name, count, *site in conn.execute(query, (limit,))]
