@@ -32,12 +32,12 @@ docs: $(READY)  ## the pages that are made from the code, then the site in build
 
 compiled: $(COMPILED)  ## the engine in build/compiled, its hot modules as C by mypyc; takes a C compiler and some minutes
 
-$(COMPILED): $(READY) setup.py $(shell find engine -name '*.py')
+$(COMPILED): $(READY) setup.py $(shell find engine policies -type f ! -name '*.pyc')
 	rm -rf build/compiled
 	ENGINE_COMPILED=1 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/compiled .
 	@touch $@
 
-bench: $(READY)  ## the engine beside its peers, small sizes; under 10 minutes on 2 cores, and once some more to build the peers
+bench: $(READY)  ## the engine beside its peers, small sizes; under 10 minutes on 2 cores, and once some more to build the peers and to compile
 	$(BIN)/python -m pip install --quiet --group bench
 	-$(BIN)/python -m bench.peers
 	-$(MAKE) compiled

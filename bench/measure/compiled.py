@@ -26,8 +26,9 @@ def missing(compiled: Path = COMPILED, sources: Path = ROOT) -> str:
     suffix = EXTENSION_SUFFIXES[0]
     if not (compiled / "engine" / "core" / f"lane{suffix}").exists():
         return "built by another Python: make compiled"
-    changed = [sources / "setup.py", *(sources / "engine").rglob("*.py")]
-    if max(path.stat().st_mtime for path in changed) > built.stat().st_mtime:
+    found = [sources / "setup.py", *(sources / "engine").rglob("*"), *(sources / "policies").rglob("*")]
+    changed = [path.stat().st_mtime for path in found if path.is_file() and path.suffix != ".pyc"]
+    if max(changed) > built.stat().st_mtime:
         return "older than its sources: make compiled"
     return ""
 

@@ -64,18 +64,12 @@ class Contest:
         if ENGINE not in self.entries:
             alone = replace(setup, folder=setup.folder / "alone", addresses=[setup.first])
             self.report.figure("engine: CPU of a list of one address, which is in all above", alone.run().cpu_s, "s")
-        self._enter(ENGINE, ENGINE, world, addresses, lambda: (setup.run(), None))
+        self._verify(ENGINE, world, setup, addresses)
         if compiled.used():
-            plain = replace(setup, folder=setup.folder / "plain", plain=True)
-            self._enter(PLAIN, ENGINE, world, addresses, lambda: (plain.run(), None))
+            self._verify(PLAIN, world, replace(setup, folder=setup.folder / "plain", plain=True), addresses)
         else:
             why = compiled.missing() or f"left alone by {compiled.PLAIN}"
             self.report.note(f"the engine in plain Python is measured; compiled it is {why}")
-        right = sum(
-            row["category"] == ("valid" if row["email"].startswith("user") else "invalid") for row in setup.rows()
-        )
-        if right != addresses:
-            self.report.claim("verdicts that are right", f"{addresses:,}", f"{right:,}", met=False)
 
     def all_peers(self, world: World, listed: Path, addresses: int, folder: Path) -> None:
         """One round of every peer that is here."""
@@ -86,6 +80,14 @@ class Contest:
             if why:
                 self.entries.pop(peer.name, None)
                 self.report.absent(f"{peer.name}: {why}")
+
+    def _verify(self, name: str, world: World, setup: Setup, addresses: int) -> None:
+        self._enter(name, ENGINE, world, addresses, lambda: (setup.run(), None))
+        right = sum(
+            row["category"] == ("valid" if row["email"].startswith("user") else "invalid") for row in setup.rows()
+        )
+        if right != addresses:
+            self.report.claim(f"{name}: verdicts that are right", f"{addresses:,}", f"{right:,}", met=False)
 
     def _ask(self, peer: Peer, task: Task, addresses: int, folder: Path) -> str:
         """Why this round does not count; empty when it does."""

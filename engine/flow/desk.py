@@ -55,7 +55,7 @@ class Desk:
     _writing: Ticket[Any] | None = field(default=None, init=False)
     _classifiers: dict[str, Classifier] = field(default_factory=dict, init=False)  # by policy
     offset_s: float = field(init=False)  # of the wall clock to the run's own, which it follows
-    asker: str = field(init=False)  # whose name, and which consent, are in each row of the audit
+    asker: str = field(init=False)  # who, by the identity's key, and which consent stand in each row of the audit
     consent: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,8 @@ def tree(tmp_path: Path) -> Path:
     sources, built = tmp_path / "engine" / "core", tmp_path / "build" / "compiled"
     (built / "engine" / "core").mkdir(parents=True)
     sources.mkdir(parents=True)
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "gmail.yaml").touch()
     for path in (
         tmp_path / "setup.py",
         sources / "lane.py",
@@ -40,7 +42,7 @@ def test_a_build_that_fits_is_taken(tree: Path) -> None:
     assert missing(tree) == ""
 
 
-@pytest.mark.parametrize("changed", ["setup.py", "engine/core/lane.py"])
+@pytest.mark.parametrize("changed", ["setup.py", "engine/core/lane.py", "policies/gmail.yaml"])
 def test_a_build_older_than_its_sources_is_not_measured(tree: Path, changed: str) -> None:
     """It would show what the code no longer is."""
     os.utime(tree / changed, (2000.0, 2000.0))

@@ -55,23 +55,29 @@ def test_a_domain_whose_next_page_is_being_read_is_not_forgotten(lab, verify, mo
         assert len(run.having("reason", "rcpt_ok")) == 2 * DOMAINS
 
 
+@pytest.fixture
+def alive():
+    """How many lanes were in memory, each time that `watch` looked."""
+    return []
+
+
+@pytest.fixture
+def watch(alive):
+    """Given as `stop_when`, it stops no run."""
+    return lambda verification: alive.append(len(verification.lanes()))
+
+
 def lab_state(number, verify):
     return verify.folder / f"state-{number}" / "state.db"
 
 
-def test_no_more_lanes_are_alive_than_memory_has_room_for(lab, verify, monkeypatch):
+def test_no_more_lanes_are_alive_than_memory_has_room_for(lab, verify, monkeypatch, alive, watch):
     """However many sites wait in the journal: those of one look beyond the number at most; and all are asked."""
     monkeypatch.setattr(supply, "LANES", 20)
     monkeypatch.setattr(supply, "SITES_AT_ONCE", 10)
     monkeypatch.setattr(supply, "EVERY_S", 0.01)
-    alive = []
-
-    def look(verification):
-        alive.append(len(verification.lanes()))
-        return False
-
     rows = [f"user1@many{number:05}.lab" for number in range(1, 121)]
-    run = verify(lab, rows, concurrency=8, stop_when=look)
+    run = verify(lab, rows, concurrency=8, stop_when=watch)
     assert set(run.reasons.values()) == {"rcpt_ok"}
     assert 10 < max(alive) <= 20 + 10
 
@@ -83,16 +89,10 @@ def near(monkeypatch):
         monkeypatch.setattr(supply, name, value)
 
 
-def test_lanes_are_read_ahead_of_the_sessions_by_a_few(lab, verify, near):
+def test_lanes_are_read_ahead_of_the_sessions_by_a_few(lab, verify, near, alive, watch):
     """While those in memory can start, there are no more than may be open and these few."""
-    alive = []
-
-    def look(verification):
-        alive.append(len(verification.lanes()))
-        return False
-
     rows = [f"user1@many{number:05}.lab" for number in range(1, 121)]
-    run = verify(lab, rows, concurrency=8, stop_when=look)
+    run = verify(lab, rows, concurrency=8, stop_when=watch)
     assert set(run.reasons.values()) == {"rcpt_ok"}
     assert 8 < max(alive) <= 8 + 5
 
@@ -108,18 +108,12 @@ def test_nobody_further_down_the_list_waits_for_lanes_that_wait(lab, verify, nea
     assert max(t for t, who in asked if "@many" in who) < again
 
 
-def test_who_waits_for_the_identitys_own_limits_waits_in_the_journal(lab, verify, near):
+def test_who_waits_for_the_identitys_own_limits_waits_in_the_journal(lab, verify, near, alive, watch):
     """Nobody further down the list could start either: nothing is read on."""
     four = Rate(4, 3600.0)
     narrow = replace(load_identity(SHIPPED.parent / "identity.yaml")[0], limits=Limits(sessions=Range(four, four)))
-    alive = []
-
-    def look(verification):
-        alive.append(len(verification.lanes()))
-        return False
-
     rows = [f"user1@many{number:05}.lab" for number in range(1, 121)]
-    run = verify(lab, rows, concurrency=8, identity=narrow, deadline_s=1.5, stop_when=look)
+    run = verify(lab, rows, concurrency=8, identity=narrow, deadline_s=1.5, stop_when=watch)
     assert len(run.log.sessions()) == 4
     assert 5 <= max(alive) <= 8 + 5
 
